@@ -1,0 +1,79 @@
+"""The error tree. Everything budgetctl raises on its own account derives from one base.
+
+    BudgetctlError
+    ├── ConfigError (ValueError)        a setting that cannot work; raised before any money is spent
+    ├── ClassifierError                 weights that cannot be read, a classifier that cannot answer
+    ├── AdapterError
+    │   └── UnsupportedControl          strict mode: the model lacks the control a budget needs
+    ├── StreamError                     a stream that is not what the dialect promises
+    ├── AnswerTruncated                 no answer after every recovery; carries the partial reasoning
+    ├── CertificateError
+    │   └── CertificateMismatch         strict mode: the certificate binds something else
+    └── EvalError
+        ├── PairingError                two runs that do not cover the same questions
+        └── NotEnoughEvidence           a statistic that the data cannot support
+
+On the hot path a fault of ours never reaches the caller unless ``strict=True``: the call goes through
+with the caller's own parameters and the outcome records why.
+"""
+
+from __future__ import annotations
+
+
+class BudgetctlError(Exception):
+    """Base of every error that budgetctl raises itself."""
+
+
+class ConfigError(BudgetctlError, ValueError):
+    """A setting, policy string or argument that cannot work.
+
+    The message names where it was found, what was seen and what is allowed.
+    """
+
+
+class ClassifierError(BudgetctlError):
+    """A classifier that cannot be loaded or cannot give an estimate."""
+
+
+class AdapterError(BudgetctlError):
+    """A budget that cannot be written into a provider's parameters."""
+
+
+class UnsupportedControl(AdapterError):
+    """Strict mode only: the model has no control that enforces the budget."""
+
+
+class StreamError(BudgetctlError):
+    """A stream whose events do not follow their dialect."""
+
+
+class AnswerTruncated(BudgetctlError):
+    """The model gave no answer, also after every recovery.
+
+    Attributes:
+        reasoning: The partial reasoning. Never part of the message, which may be logged.
+    """
+
+    def __init__(self, message: str, *, reasoning: str = "") -> None:
+        super().__init__(message)
+        self.reasoning = reasoning
+
+
+class CertificateError(BudgetctlError):
+    """A certificate that cannot be read."""
+
+
+class CertificateMismatch(CertificateError):
+    """Strict mode only: the certificate binds another model, engine or classifier."""
+
+
+class EvalError(BudgetctlError):
+    """An evaluation that cannot be carried out as asked."""
+
+
+class PairingError(EvalError):
+    """Two runs that should be compared question by question cover different questions."""
+
+
+class NotEnoughEvidence(EvalError):
+    """A statistic was asked for that the data is too small to support."""
