@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 Strength = Literal["hard", "advisory", "none"]
@@ -141,7 +142,7 @@ class Quantiles:
         if not 0 < q < 1:
             raise ValueError(f"a quantile lies in (0, 1), seen {q!r}")
         knots = self._knots()
-        for (q0, y0), (q1, y1) in zip(knots, knots[1:], strict=False):
+        for (q0, y0), (q1, y1) in pairwise(knots):
             if q <= q1:
                 return math.expm1(y0 + (y1 - y0) * (q - q0) / (q1 - q0))
         (q0, y0), (q1, y1) = knots[-2:]
@@ -152,7 +153,7 @@ class Quantiles:
         y = math.log1p(max(tokens, 0.0))
         knots = self._knots()
         share = 0.0
-        for (q0, y0), (q1, y1) in zip(knots, knots[1:], strict=False):
+        for (q0, y0), (q1, y1) in pairwise(knots):
             if y < y1:
                 return q0 + (q1 - q0) * (y - y0) / (y1 - y0)
             share = q1
@@ -268,6 +269,7 @@ class ModelFacts:
         can_cap: A cap on thinking tokens can be kept, by the engine or by us.
         efforts: Effort levels the model accepts, weakest first.
         natural_p99: The 99th percentile of its natural thinking, in tokens.
+        answer_tokens: The 95th percentile of its answers, in tokens.
         leak_ratio: Below this share of its natural length a cap makes reasoning leak into the answer.
     """
 
@@ -275,6 +277,7 @@ class ModelFacts:
     can_cap: bool = False
     efforts: tuple[str, ...] = ()
     natural_p99: int | None = None
+    answer_tokens: int | None = None
     leak_ratio: float | None = None
 
 
@@ -414,7 +417,7 @@ class Evidence:
 
 
 def tighter(a: Budget, b: Budget) -> Budget:
-    """Return the budget that satisfies both: the smaller cap, the earlier deadline, the larger answer reserve.
+    """Return the budget that satisfies both: smaller cap, earlier deadline, larger answer reserve.
 
     Effort is the first one named: levels of unknown models have no order here.
     """
