@@ -1,0 +1,45 @@
+# Every target makes .venv itself when it is missing. PYTHON picks the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check format lint types bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/budgetctl eval live pocket --out demo-out
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install lint types
+	$(BIN)/python -m pytest -q tests/packaging tests/docs
+
+format: install
+	$(BIN)/ruff format budgetctl classifiers evals tests
+	$(BIN)/ruff check --fix budgetctl classifiers evals tests
+
+lint: install
+	$(BIN)/ruff format --check budgetctl classifiers evals tests
+	$(BIN)/ruff check budgetctl classifiers evals tests
+
+# The type checkers do not see through the package mapping of pyproject.toml: give them a tree of links.
+types: install
+	$(PYTHON) tests/packaging/link_types.py
+	MYPYPATH=.types $(BIN)/mypy --strict -p budgetctl
+	$(BIN)/pyright
+
+bench: install
+	$(BIN)/budgetctl bench
+
+clean:
+	rm -rf $(VENV) .types build dist *.egg-info demo-out

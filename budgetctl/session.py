@@ -1,0 +1,197 @@
+"""One logical call, from its rendered parameters to its outcome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .types import AppliedControl, Budget, Decision, Query, StopReason, Timing, Usage
+
+if TYPE_CHECKING:
+    from .adapters import Rendered
+    from .capabilities import Capability
+    from .controller import Controller
+    from .outcome import Outcome
+
+logger = logging.getLogger("budgetctl")
+
+
+@dataclass(kw_only=True)
+class OuterCall:
+    """A budgeted function around a call: the first budgeted client inside takes its decision over.
+
+    Attributes:
+        decision: What the function's controller decided.
+        injected: The parameters that the function was given because of it.
+        claimed: A client inside has taken the decision over, with whatever better means it has.
+        outcome: The outcome that this client recorded.
+    """
+
+    decision: Decision
+    injected: Mapping[str, Any] = field(default_factory=dict)
+    claimed: bool = False
+    outcome: Outcome | None = None
+
+
+outer_call: ContextVar[OuterCall | None] = ContextVar("budgetctl_outer_call", default=None)
+
+
+class Session:
+    """What an integration needs while one call runs. Made by :meth:`Controller.session`.
+
+    Attributes:
+        params: The parameters to send: rendered, or the caller's own when only observing.
+        budget: What the engine should keep; unlimited when only observing.
+        controls: The controls in ``params``, each with its strength.
+        unsupported: Parts of the budget that no control of the model carries.
+        pinned: Parameters that the caller had set and that were left alone.
+        started: Time on ``clock`` at which the call began.
+    """
+
+    def __init__(
+        self,
+        *,
+        controller: Controller,
+        query: Query,
+        decision: Decision,
+        capability: Capability,
+        rendered: Rendered,
+        caller_params: Mapping[str, Any],
+        place: str,
+        outer: OuterCall | None = None,
+    ) -> None:
+        enforce = controller.mode == "enforce"
+        self.controller = controller
+        self.query = query
+        self.decision = decision
+        self.capability = capability
+        self.caller_params = dict(caller_params)
+        self.params = rendered.params if enforce else dict(caller_params)
+        self.controls: tuple[AppliedControl, ...] = rendered.controls if enforce else ()
+        self.unsupported = rendered.unsupported
+        self.pinned = rendered.pinned if enforce else ()
+        self.budget = decision.budget if enforce else Budget(stop="none")
+        self.clock = controller.clock
+        self.started = controller.clock()
+        self.outcome: Outcome | None = None
+        self._place = place
+        self._outer = outer
+
+    @property
+    def enforcing(self) -> bool:
+        """Whether budgets are written into calls, or only recorded."""
+        return self.controller.mode == "enforce"
+
+    def finish(
+        self,
+        *,
+        usage: Usage,
+        timing: Timing,
+        stop: StopReason,
+        answered: bool,
+        criterion: str | None = None,
+        fallback: str | None = None,
+        controls: Sequence[AppliedControl] | None = None,
+    ) -> Outcome:
+        """Record what happened and return it; a second call returns the first outcome.
+
+        Args:
+            usage: Tokens of the whole logical call, recoveries included.
+            timing: Seconds from ``started``.
+            stop: Why thinking ended.
+            answered: The caller got an answer.
+            criterion: Name of the criterion that ended thinking, if one did.
+            fallback: What went wrong on the way and what was done instead.
+            controls: The controls that really acted, if they differ from those that were sent.
+        """
+        if self.outcome is not None:
+            return self.outcome
+        self._learn_speed(usage, timing)
+        self.outcome = self._build(
+            usage=usage,
+            timing=timing,
+            stop=stop,
+            answered=answered,
+            criterion=criterion,
+            fallback=fallback,
+            controls=self.controls if controls is None else tuple(controls),
+        )
+        if self._outer is not None:
+            self._outer.outcome = self.outcome
+        for sink in self.controller.sinks:
+            try:
+                sink.write(self.outcome)
+            except Exception as error:  # a sink never fails the call
+                logger.warning("sink %r failed: %s: %s", sink, type(error).__name__, error)
+        self.controller.callbacks.emit("on_outcome", self.outcome)
+        return self.outcome
+
+    def _learn_speed(self, usage: Usage, timing: Timing) -> None:
+        tokens = (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
+        if timing.ttft_s is not None and timing.e2e_s is not None and tokens > 1:
+            self.controller.speeds.observe(
+                self._place,
+                self.query.model or "",
+                ttft_s=timing.ttft_s,
+                tokens=tokens,
+                seconds=timing.e2e_s,
+            )
+
+    def _build(
+        self,
+        *,
+        usage: Usage,
+        timing: Timing,
+        stop: StopReason,
+        answered: bool,
+        criterion: str | None,
+        fallback: str | None,
+        controls: tuple[AppliedControl, ...],
+    ) -> Outcome:
+        from .outcome import Outcome, query_hash
+
+        decision = self.decision
+        price = self.controller.prices.lookup(self.query.model)
+        counts = (usage.prompt_tokens, usage.reasoning_tokens, usage.answer_tokens)
+        cost = None
+        if price is not None and None not in counts:
+            prompt, reasoning, answer = (c or 0 for c in counts)
+            cost = price.cost(prompt=prompt, reasoning=reasoning, answer=answer)
+        notes = [n for n in (decision.fallback, fallback) if n]
+        return Outcome.model_validate(
+            {
+                "route": self.controller.route,
+                "query_hash": query_hash(self.query.text),
+                "model": self.query.model,
+                "policy": decision.policy,
+                "policy_hash": decision.policy_hash,
+                "action_probability": decision.action_probability,
+                "decision": asdict(decision),
+                "controls": [asdict(c) for c in controls],
+                "usage": asdict(usage),
+                "timing": {**asdict(timing), "decide_us": decision.decide_us},
+                "stop": {"reason": stop, "criterion": criterion, "probe_tokens": 0},
+                "budget_state": self._budget_state(controls, usage),
+                "pinned": list(self.pinned),
+                "answered": answered,
+                "fallback": "; ".join(notes) or None,
+                "cost_usd": cost,
+                "certificate": decision.certificate,
+                "certificate_void_reason": decision.certificate_void_reason,
+            }
+        )
+
+    def _budget_state(self, controls: tuple[AppliedControl, ...], usage: Usage) -> dict[str, Any]:
+        requested = self.decision.budget.reasoning_tokens
+        strengths = {c.strength for c in controls}
+        strength = next((s for s in ("hard", "advisory") if s in strengths), "none")
+        spent = usage.reasoning_tokens
+        return {
+            "requested": requested,
+            "applied": self.budget.reasoning_tokens if self.enforcing else None,
+            "strength": strength,
+            "hit": None if requested is None or spent is None else spent >= requested,
+        }
