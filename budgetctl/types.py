@@ -19,7 +19,9 @@ Strength = Literal["hard", "advisory", "none"]
 Provenance = Literal["reported", "counted", "estimated"]
 """Where a token count comes from: the provider, our tokenizer, or the length of the text."""
 
-EventKind = Literal["reasoning", "answer", "tool", "usage", "finish"]
+EventKind = Literal["reasoning", "answer", "tool", "usage", "finish", "reclassify"]
+"""What a piece of a stream is. ``reclassify`` carries no text: all answer text so far was reasoning, because
+a closing tag came whose opening tag the chat template had swallowed."""
 
 RECENT_TURNS = 6
 
@@ -331,11 +333,15 @@ class AppliedControl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call. ``answer_tokens`` never includes reasoning, whatever the provider counts."""
+    """Tokens of one call. ``answer_tokens`` never includes reasoning, whatever the provider counts.
+
+    ``output_tokens`` is all that was generated; it may be known where the split is not.
+    """
 
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
     answer_tokens: int | None = None
+    output_tokens: int | None = None
     provenance: Provenance = "estimated"
 
     def __add__(self, other: Usage) -> Usage:
@@ -345,6 +351,7 @@ class Usage:
             prompt_tokens=_add(self.prompt_tokens, other.prompt_tokens),
             reasoning_tokens=_add(self.reasoning_tokens, other.reasoning_tokens),
             answer_tokens=_add(self.answer_tokens, other.answer_tokens),
+            output_tokens=_add(self.output_tokens, other.output_tokens),
             provenance=max(self.provenance, other.provenance, key=order.index),
         )
 
