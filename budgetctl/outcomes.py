@@ -1,6 +1,6 @@
 """The record of one call: what was decided, what acted, what it cost, and where to find it again.
 
-An :class:`Outcome` is one row of an outcome file (see ``records``). Rows are written strictly: unknown keys
+An :class:`Outcome` is one row of an outcome file (see :mod:`budgetctl.records`). Rows are written strictly: unknown keys
 are refused. They are read generously: a row of the same major ``schema_version`` keeps fields that this
 version does not know and writes them back unchanged; a row of another major version is refused.
 
@@ -21,6 +21,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from budgetctl.errors import ConfigError
+from budgetctl.hashing import query_hash
 from budgetctl.types import AppliedControl, Decision, Provenance, StopReason, Strength, Timing, Usage
 
 SCHEMA_VERSION = "1.0"
@@ -130,7 +131,12 @@ class UsageRow(Row):
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """Return the stored form of ``usage``."""
-        return cls(**asdict(usage))
+        return cls(
+            prompt_tokens=usage.prompt_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            answer_tokens=usage.answer_tokens,
+            provenance=usage.provenance,
+        )
 
     def usage(self) -> Usage:
         """Return the value that the rest of budgetctl computes with."""
@@ -442,4 +448,5 @@ __all__ = [
     "UsageRow",
     "attach",
     "outcome",
+    "query_hash",
 ]
