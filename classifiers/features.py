@@ -1,0 +1,164 @@
+"""What is read off a query: hashed n-grams, which know one kind of traffic, and dense features, which carry
+across kinds.
+
+Only the first and the last ``CLIP`` characters of a long prompt are read, so a prompt of any size takes
+bounded time. No word is stored anywhere: n-grams exist as 32-bit hashes only.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import repeat
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budgetctl.types import Query
+
+from .lexicon import CLASSES, WORD_CLASS
+
+VERSION = 1
+"""Weights fit one version of these features; it changes with every change of what is computed here."""
+
+CLIP = 4096
+MAX_NUMBER = 10**9
+
+Hashes = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+
+_WORD = re.compile(rb"[a-z\x80-\xff]+|[0-9]+|[^\sa-z0-9]")
+_OPTION = re.compile(rb"(?:^|\n)[ \t]*\(?[a-j1-9][).:] ")
+_SALT_ASKED = 0x5BD1E995
+_SALT_NUMBER = 0xC2B2AE35
+_MIX = np.uint32(0x9E3779B1)
+
+_CHARS: tuple[tuple[str, bytes], ...] = (
+    ("questions", b"?"),
+    ("commas", b","),
+    ("semicolons", b";:"),
+    ("lines", b"\n"),
+    ("quotes", b"\"'"),
+    ("brackets", b"([{"),
+    ("equals", b"=<>"),
+    ("operators", b"+*/^%"),
+    ("maths", b"\\$"),
+    ("code", b"`_#|"),
+)
+
+_PLAIN = ("word_length", "distinct_words", "non_ascii", "asked_last", "depth", "has_tools", "structured")
+_LOGS = (
+    *("chars", "words", "sentences", "asked_chars", "options"),
+    *("numbers", "long_numbers", "max_number", "sum_numbers", "first_number", "last_number"),
+    *("asked_numbers", "asked_max_number"),
+    *("turns", "recent_chars", "other_chars", "system_chars"),
+    *(f"words_{name}" for name in CLASSES),
+    *(f"asked_{name}" for name in CLASSES),
+    *(f"chars_{name}" for name, _ in _CHARS),
+)
+DENSE = (*_PLAIN, *(f"log_{name}" for name in _LOGS))
+"""Names of the dense features, in order."""
+
+_CHAR_GROUPS = np.array([[float(chr(c).encode("latin-1") in chars) for _, chars in _CHARS] for c in range(256)])
+"""256 x groups: which byte counts in which group."""
+
+
+def encode(query: Query) -> tuple[Hashes, Floats]:
+    """Return the hashes of the n-grams of a query (with repetitions) and its dense features."""
+    text = query.text
+    if len(text) > 2 * CLIP:
+        text = f"{text[:CLIP]}\n{text[-CLIP:]}"
+    raw = text.lower().encode("utf-8", "replace")
+    start, end = _asked(raw)
+    words, asked = _WORD.findall(raw), _WORD.findall(raw[start:end])
+    numbers = [w for w in words if w.isdigit()]
+    n = len(words) or 1
+    plain = [
+        sum(map(len, words)) / n,
+        len(set(words)) / n,
+        0.0 if text.isascii() else 1.0 - len(text.encode("ascii", "ignore")) / len(text),
+        end >= len(raw.rstrip()),
+        _depth(raw),
+        query.has_tools,
+        query.structured,
+    ]
+    counts = [
+        *(len(query.text), len(words), raw.count(b". ") + raw.count(b"? ") + raw.count(b"! ")),
+        *(end - start, len(_OPTION.findall(raw))),
+        *_numbers(numbers, [w for w in asked if w.isdigit()]),
+        *_conversation(query),
+        *_classes(words),
+        *_classes(asked),
+    ]
+    chars = np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _CHAR_GROUPS
+    dense = np.concatenate((np.array(plain), np.log1p(np.concatenate((np.array(counts), chars)))))
+    return _ngrams(words, asked, numbers), dense
+
+
+def _asked(raw: bytes) -> tuple[int, int]:
+    """Return where the sentence that asks stands: the last with a question mark, else the last one."""
+    end = raw.rfind(b"?") + 1 or len(raw.rstrip())
+    stop = max(end - 1, 0)
+    start = 1 + max(raw.rfind(mark, 0, stop) for mark in (b". ", b"? ", b"! ", b"\n"))
+    return start, end
+
+
+def _numbers(found: list[bytes], asked: list[bytes]) -> tuple[int, ...]:
+    values = [_value(w) for w in found] or [0]
+    return (
+        len(found),
+        sum(v >= 10 for v in values),
+        max(values),
+        sum(values),
+        values[0],
+        values[-1],
+        len(asked),
+        max(map(_value, asked), default=0),
+    )
+
+
+def _value(digits: bytes) -> int:
+    return int(digits) if len(digits) < 10 else MAX_NUMBER
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deep brackets nest."""
+    if b"(" not in raw and b"[" not in raw and b"{" not in raw:
+        return 0
+    depth = deepest = 0
+    for c in raw:
+        if c in b"([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif c in b")]}" and depth:
+            depth -= 1
+    return deepest
+
+
+def _classes(words: list[bytes]) -> list[int]:
+    counts = [0] * (len(CLASSES) + 1)
+    for found in map(WORD_CLASS.get, words, repeat(-1)):
+        counts[found] += 1
+    return counts[:-1]
+
+
+def _conversation(query: Query) -> tuple[int, ...]:
+    recent = sum(len(turn.text) for turn in query.recent)
+    others = max(query.total_chars - len(query.text) - recent - query.system_chars, 0)
+    return len(query.recent), recent, others, query.system_chars
+
+
+def _ngrams(words: list[bytes], asked: list[bytes], numbers: list[bytes]) -> Hashes:
+    """Return hashes of words and pairs, of the asking sentence's own words and pairs, and of number pairs.
+
+    A pair that spans two of the three lists is a word no text has; it is harmless and saves five calls.
+    """
+    singles = np.array(
+        [
+            *map(crc32, words),
+            *map(crc32, asked, repeat(_SALT_ASKED)),
+            *map(crc32, numbers, repeat(_SALT_NUMBER)),
+        ],
+        dtype=np.uint32,
+    )
+    return np.concatenate((singles, singles[:-1] * _MIX ^ singles[1:]))

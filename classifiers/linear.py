@@ -1,0 +1,219 @@
+"""The built-in classifier: a table of hashed n-grams, dense features, one small hidden layer; numpy alone.
+
+    hidden = relu([mean of the known n-grams' rows / sqrt(n), standardised dense features] @ W + b)
+    four classes (right in both ways, only with thinking, only without, in neither) -> p_off, p_full
+    four quantiles each of log(1 + tokens) of ``settled`` and ``natural``
+
+The classes are calibrated (temperature and biases) and the quantiles conformalised (Romano et al. 2019) on
+questions that took no part in training. ``confidence`` is how much the query looks like those: the share of
+its n-grams that occur in training, and how far its dense features lie outside their range. Weights are one
+``.npz`` file: plain arrays and a JSON header, never pickled objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from budgetctl.errors import ClassifierError
+from budgetctl.types import Estimate, Quantiles, Query
+
+from . import features
+
+QUANTILES = (0.5, 0.8, 0.9, 0.95)
+SCHEMA_VERSION: Literal[1] = 1
+FOREIGN_MODEL = 0.25
+"""Confidence is multiplied by this for a named model that is not among those the weights were trained on."""
+
+Array = NDArray[Any]
+
+
+class Source(BaseModel):
+    """What a set of recordings was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    questions: int
+    rows: int
+
+
+class Header(BaseModel):
+    """What the weights are and where they come from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    features: int
+    created: str
+    trained_on: Source
+    calibrated_on: Source
+    note: str
+    sha256: str = ""
+
+
+ARRAYS: dict[str, int] = {
+    **{"known": 1, "rows": 2, "centre": 1, "scale": 1, "low": 1, "high": 1},
+    **{"hidden": 2, "hidden_bias": 1, "heads": 2, "heads_bias": 1},
+    **{"temperature": 0, "class_bias": 1, "shift": 2, "familiar": 0},
+}
+"""The arrays of a weight file and their number of dimensions.
+
+``known`` sorted hashes, ``rows`` their vectors; ``centre scale low high`` of the dense features; ``shift``
+conformal corrections [settled, natural] x quantiles; ``familiar`` the share of known n-grams of usual traffic.
+"""
+
+
+class LinearClassifier:
+    """Weights and what they compute. Immutable, so safe to share between threads."""
+
+    def __init__(self, header: Header, arrays: dict[str, Array]) -> None:
+        self.header = header
+        self._arrays = arrays
+        self._known = arrays["known"]
+        wide = {k: v.astype(np.float64) for k, v in arrays.items() if k != "known"}
+        self._rows = arrays["rows"].astype(np.float32)
+        self._centre, self._inverse = wide["centre"], 1.0 / wide["scale"]
+        self._low, self._high = wide["low"], wide["high"]
+        self._hidden, self._hidden_bias = wide["hidden"], wide["hidden_bias"]
+        self._heads, self._heads_bias = wide["heads"], wide["heads_bias"]
+        self._inverse_temperature = 1.0 / float(wide["temperature"])
+        self._class_bias = wide["class_bias"]
+        self._shift = wide["shift"].ravel()
+        self._familiar = float(wide["familiar"])
+        self._models = frozenset(_base_name(m) for m in header.trained_on.models)
+        self._source = f"{header.name}:{header.sha256[:12]}"
+
+    @property
+    def name(self) -> str:
+        """Its name in records."""
+        return self.header.name
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the arrays."""
+        return self.header.sha256
+
+    def estimate(self, query: Query) -> Estimate:
+        """Return the success curve of ``query``, in tokens of the model the weights were trained on."""
+        hashes, dense = features.encode(query)
+        z, share, outside = self._inputs(hashes, dense)
+        out = np.maximum(z @ self._hidden + self._hidden_bias, 0.0) @ self._heads + self._heads_bias
+        p_off, p_full = self._probabilities(out[:4])
+        settled, natural = _quantiles(out[4:] + self._shift)
+        return Estimate(
+            p_off=p_off,
+            p_full=p_full,
+            settled=settled,
+            natural=natural,
+            confidence=self._confidence(share, outside, query.model),
+            source=self._source,
+        )
+
+    def _inputs(self, hashes: Array, dense: Array) -> tuple[Array, float, float]:
+        """Return the network's inputs, the share of known n-grams, and how far dense features are outside."""
+        at = self._known.searchsorted(hashes)
+        at[at == len(self._known)] = 0
+        found = at[self._known[at] == hashes]
+        share = len(found) / len(hashes) if len(hashes) else 0.0
+        rows = np.unique(found)
+        bag = self._rows[rows].sum(axis=0) / math.sqrt(len(rows) or 1)
+        clipped = np.minimum(np.maximum(dense, self._low), self._high)
+        outside = float((np.abs(dense - clipped) * self._inverse).max())
+        return np.concatenate((bag, (clipped - self._centre) * self._inverse)), share, outside
+
+    def _probabilities(self, logits: Array) -> tuple[float, float]:
+        logits = logits * self._inverse_temperature + self._class_bias
+        e = np.exp(logits - logits.max())
+        both, only_full, only_off, _ = (e / e.sum()).tolist()
+        return both + only_off, both + only_full
+
+    def _confidence(self, share: float, outside: float, model: str | None) -> float:
+        """Full at the share of known n-grams that usual traffic has, none at half of it."""
+        confidence = min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) * math.exp(-outside)
+        return confidence if model is None or _base_name(model) in self._models else FOREIGN_MODEL * confidence
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:
+        """Read a weight file.
+
+        Raises:
+            ClassifierError: The file is missing, damaged, or made for another version; says which.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise ClassifierError(f"{path}: no such weight file") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ClassifierError(f"{path}: not a readable weight file, damaged or truncated: {error}") from error
+        except Exception as error:  # zlib.error and what else a flipped bit can bring
+            raise ClassifierError(f"{path}: damaged weight file: {error!r}") from error
+        try:
+            return cls(*_checked(arrays))
+        except ValueError as error:
+            raise ClassifierError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a weight file."""
+        header = np.frombuffer(self.header.model_dump_json().encode(), dtype=np.uint8)
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, header=header, **self._arrays)
+
+
+def digest(arrays: dict[str, Array]) -> str:
+    """Return the SHA-256 over names, types, shapes and contents of arrays, independent of their order."""
+    seen = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        seen.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        seen.update(array.tobytes())
+    return seen.hexdigest()
+
+
+def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+    if "header" not in arrays:
+        raise ValueError("no header: not a weight file of this package")
+    try:
+        header = Header.model_validate_json(arrays.pop("header").tobytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "header"
+        raise ValueError(f"header: {key}: {first['msg']}, seen {first['input']!r:.80}") from error
+    if header.features != features.VERSION:
+        raise ValueError(f"made for features version {header.features}, this package computes {features.VERSION}")
+    missing = sorted(set(ARRAYS) - set(arrays))
+    if missing:
+        raise ValueError(f"arrays are missing: {', '.join(missing)}")
+    wrong = [name for name, ndim in ARRAYS.items() if arrays[name].ndim != ndim]
+    if wrong:
+        raise ValueError(f"arrays have the wrong number of dimensions: {', '.join(wrong)}")
+    seen = digest(arrays)
+    if seen != header.sha256:
+        raise ValueError(f"checksum is {seen[:12]}.., the header says {header.sha256[:12]}..: damaged or altered")
+    return header, arrays
+
+
+def _quantiles(logs: Array) -> tuple[Quantiles, Quantiles]:
+    """Return settled and natural, made non-decreasing; natural, where thinking ends, is never below settled."""
+    tokens = np.expm1(np.maximum.accumulate(np.maximum(logs.reshape(2, 4), 0.0), axis=1))
+    return _named(tokens[0].tolist()), _named(np.maximum(tokens[0], tokens[1]).tolist())
+
+
+def _named(values: list[float]) -> Quantiles:
+    return Quantiles(p50=values[0], p80=values[1], p90=values[2], p95=values[3])
+
+
+def _base_name(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1].lower()

@@ -1,0 +1,64 @@
+"""Where classifiers are found: built-in names, weight files, and installed entry points."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from budgetctl.errors import ClassifierError
+
+from .base import Classifier
+
+GROUP = "budgetctl.classifiers"
+"""Entry-point group: each entry is a callable without arguments that returns a classifier."""
+
+BUILT_IN = {"default": "default.npz"}
+
+
+def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:
+    """Return a classifier, loaded once per process.
+
+    Args:
+        name_or_path: ``default``, the path of an ``.npz`` file, or the name of an entry point in the group
+            ``budgetctl.classifiers``. A file that changes on disk is loaded again.
+
+    Raises:
+        ClassifierError: There is no such classifier, or its weights cannot be used.
+    """
+    name = os.fspath(name_or_path)
+    if name in BUILT_IN:
+        return _from_file(Path(__file__).with_name(BUILT_IN[name]), None)
+    if name.endswith(".npz"):
+        path = Path(name).absolute()
+        try:
+            return _from_file(path, path.stat().st_mtime_ns)
+        except OSError as error:
+            raise ClassifierError(f"{path}: {error.strerror or error}") from error
+    return _from_entry_point(name)
+
+
+@cache
+def _from_file(path: Path, changed_ns: int | None) -> Classifier:
+    from .linear import LinearClassifier
+
+    return LinearClassifier.load(path)
+
+
+@cache
+def _from_entry_point(name: str) -> Classifier:
+    installed: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=GROUP)}
+    if name not in installed:
+        known = ", ".join(sorted({*BUILT_IN, *installed}))
+        raise ClassifierError(f"no classifier {name!r}; known: {known}, or the path of an .npz file")
+    try:
+        classifier = installed[name].load()()
+    except Exception as error:
+        raise ClassifierError(f"classifier {name!r} ({installed[name].value}) failed to load: {error!r}") from error
+    if not isinstance(classifier, Classifier):
+        raise ClassifierError(
+            f"classifier {name!r} ({installed[name].value}) lacks one of name, hash, estimate: "
+            f"seen {type(classifier).__name__}"
+        )
+    return classifier

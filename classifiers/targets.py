@@ -1,0 +1,120 @@
+"""From recorded results to what a classifier learns.
+
+Per question and sample of a recording (rows as in the documentation of recordings):
+
+``off``      right without thinking: the ``off`` row, else the coupled row at 0 tokens.
+``full``     right at the end of its natural thinking.
+``natural``  tokens of the natural thinking.
+``settled``  the smallest recorded cut of the same thinking from which on the answer is right at every later
+             cut and at the end. The true point lies between the cut before and this one, so it errs on the
+             long side. Only known where the natural answer is right and prefix cuts of the same thinking are
+             recorded: a wrong answer loses nothing by being cut, so it says nothing about how much is enough.
+
+What is not recorded is None.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from budgetctl.errors import ClassifierError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One question and sample with everything that its recording tells."""
+
+    question_id: str
+    dataset: str
+    model: str
+    text: str
+    off: bool | None
+    full: bool
+    natural: int | None
+    settled: int | None
+
+    @property
+    def helped(self) -> bool:
+        """Whether it takes thinking to be, and to stay, right: these make up the curve of ``settled``."""
+        return self.settled is not None and self.settled > 0
+
+
+def read(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
+    """Return the examples of recordings (JSON lines, ``.gz`` or plain), in the order they are found.
+
+    Raises:
+        ClassifierError: A line is no JSON object, or nothing can be learnt from the files.
+    """
+    groups: dict[tuple[str, str, str, int], list[Mapping[str, Any]]] = {}
+    for path in map(Path, paths):
+        for row in _rows(path):
+            key = (str(row["dataset"]), str(row["question_id"]), str(row["model"]), int(row.get("sample") or 0))
+            groups.setdefault(key, []).append(row)
+    examples = [e for key, rows in groups.items() if (e := _example(key, rows)) is not None]
+    if not examples:
+        seen = ", ".join(map(str, paths))
+        raise ClassifierError(f"{seen}: no question with its text and a natural row to learn from")
+    return examples
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                if line.strip():
+                    yield _row(line, where=f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ClassifierError(f"{path}: cannot be read: {error}") from error
+
+
+def _row(line: str, *, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ClassifierError(f"{where}: not JSON: {error}") from error
+    missing = {"dataset", "question_id", "model", "budget", "correct"} - set(row if isinstance(row, dict) else ())
+    if missing:
+        raise ClassifierError(f"{where}: a recording's row has {', '.join(sorted(missing))}")
+    return dict(row)
+
+
+def _example(key: tuple[str, str, str, int], rows: list[Mapping[str, Any]]) -> Example | None:
+    kinds = {(row["budget"] or {}).get("kind"): row for row in rows if not row.get("coupled")}
+    text = next((row["question"] for row in rows if row.get("question")), None)
+    end = kinds.get("natural") or next((r for r in rows if (r["budget"] or {}).get("kind") == "natural"), None)
+    if end is None or text is None or end["correct"] is None:
+        return None
+    curve = sorted(
+        (int(row["reasoning_tokens"]), bool(row["correct"]))
+        for row in rows
+        if row.get("coupled") and row is not end and row["correct"] is not None and row["reasoning_tokens"] is not None
+    )
+    natural = end.get("reasoning_tokens")
+    full = bool(end["correct"])
+    off = kinds["off"]["correct"] if "off" in kinds else next((right for tokens, right in curve if not tokens), None)
+    dataset, question_id, model, _ = key
+    return Example(
+        question_id=f"{dataset}/{question_id}",
+        dataset=dataset,
+        model=model,
+        text=text,
+        off=None if off is None else bool(off),
+        full=full,
+        natural=natural,
+        settled=_settled(curve, natural) if full and curve and natural is not None else None,
+    )
+
+
+def _settled(curve: list[tuple[int, bool]], natural: int) -> int:
+    settled = natural
+    for tokens, right in reversed(curve):
+        if not right:
+            break
+        settled = min(tokens, natural)
+    return settled
