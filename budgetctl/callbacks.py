@@ -33,7 +33,9 @@ class Callbacks:
     on_stop: Callback | None = None
     on_outcome: Callback | None = None
     errors: list[str] = field(default_factory=list)
-    _queue: queue.SimpleQueue[tuple[str, Callback, Any]] = field(default_factory=queue.SimpleQueue, repr=False)
+    _queue: queue.SimpleQueue[tuple[str, Callback, Any]] = field(
+        default_factory=queue.SimpleQueue, repr=False
+    )
     _worker: threading.Thread | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

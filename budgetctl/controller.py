@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from .callbacks import Callbacks
-from .errors import BudgetctlError, ClassifierError, ConfigError, UnsupportedControl
-from .policy import Both, Deadline, Policy, Situation, parse
-from .session import OuterCall, Session, outer_call
-from .types import Budget, Decision, Estimate, Expected, Limits, ModelFacts, Pace, Price, Query
+from budgetctl.callbacks import Callbacks
+from budgetctl.errors import BudgetctlError, ClassifierError, ConfigError, UnsupportedControl
+from budgetctl.policy import Both, Deadline, Policy, Situation, parse
+from budgetctl.session import Session, outer_call
+from budgetctl.types import Budget, Decision, Estimate, Expected, Limits, ModelFacts, Pace, Price, Query
 
 if TYPE_CHECKING:
-    from .adapters import Rendered
-    from .capabilities import Capability, Table
-    from .outcome import Sink
-    from .pricing import Prices
-    from .speed import Speeds
+    from budgetctl.adapters import Rendered
+    from budgetctl.capabilities import Capability, Table
+    from budgetctl.outcomes import Sink
+    from budgetctl.pricing import Prices
+    from budgetctl.speed import Speeds
 
 logger = logging.getLogger("budgetctl")
 
@@ -49,7 +49,12 @@ class Render(Protocol):
     """Writes a budget into a provider's parameters; pure."""
 
     def __call__(
-        self, budget: Budget, capability: Capability, params: Mapping[str, Any], *, caller_values: CallerValues
+        self,
+        budget: Budget,
+        capability: Capability,
+        params: Mapping[str, Any],
+        *,
+        caller_values: CallerValues,
     ) -> Rendered: ...
 
 
@@ -129,7 +134,7 @@ class Controller:
     def capabilities(self) -> Table:
         """The capability table, loaded on first use."""
         if self._capabilities is None:
-            from .capabilities import Table
+            from budgetctl.capabilities import Table
 
             self._capabilities = Table.load()
         return self._capabilities
@@ -138,7 +143,7 @@ class Controller:
     def prices(self) -> Prices:
         """The price table, loaded on first use."""
         if self._prices is None:
-            from .pricing import Prices
+            from budgetctl.pricing import Prices
 
             self._prices = Prices.load()
         return self._prices
@@ -147,7 +152,7 @@ class Controller:
     def speeds(self) -> Speeds:
         """What has been measured of each endpoint and model."""
         if self._speeds is None:
-            from .speed import Speeds
+            from budgetctl.speed import Speeds
 
             self._speeds = Speeds()
         return self._speeds

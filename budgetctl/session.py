@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .types import AppliedControl, Budget, Decision, Query, StopReason, Timing, Usage
+from budgetctl.types import AppliedControl, Budget, Decision, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
-    from .adapters import Rendered
-    from .capabilities import Capability
-    from .controller import Controller
-    from .outcome import Outcome
+    from budgetctl.adapters import Rendered
+    from budgetctl.capabilities import Capability
+    from budgetctl.controller import Controller
+    from budgetctl.outcomes import Outcome
 
 logger = logging.getLogger("budgetctl")
 
@@ -151,37 +151,25 @@ class Session:
         fallback: str | None,
         controls: tuple[AppliedControl, ...],
     ) -> Outcome:
-        from .outcome import Outcome, query_hash
+        from budgetctl.hashing import query_hash
+        from budgetctl.outcomes import Outcome
 
-        decision = self.decision
-        price = self.controller.prices.lookup(self.query.model)
-        counts = (usage.prompt_tokens, usage.reasoning_tokens, usage.answer_tokens)
-        cost = None
-        if price is not None and None not in counts:
-            prompt, reasoning, answer = (c or 0 for c in counts)
-            cost = price.cost(prompt=prompt, reasoning=reasoning, answer=answer)
-        notes = [n for n in (decision.fallback, fallback) if n]
-        return Outcome.model_validate(
-            {
-                "route": self.controller.route,
-                "query_hash": query_hash(self.query.text),
-                "model": self.query.model,
-                "policy": decision.policy,
-                "policy_hash": decision.policy_hash,
-                "action_probability": decision.action_probability,
-                "decision": asdict(decision),
-                "controls": [asdict(c) for c in controls],
-                "usage": asdict(usage),
-                "timing": {**asdict(timing), "decide_us": decision.decide_us},
-                "stop": {"reason": stop, "criterion": criterion, "probe_tokens": 0},
-                "budget_state": self._budget_state(controls, usage),
-                "pinned": list(self.pinned),
-                "answered": answered,
-                "fallback": "; ".join(notes) or None,
-                "cost_usd": cost,
-                "certificate": decision.certificate,
-                "certificate_void_reason": decision.certificate_void_reason,
-            }
+        notes = [note for note in (self.decision.fallback, fallback) if note]
+        return Outcome.of(
+            self.decision,
+            stop=stop,
+            answered=answered,
+            usage=usage,
+            timing=replace(timing, decide_us=self.decision.decide_us),
+            controls=controls,
+            criterion=criterion,
+            route=self.controller.route,
+            query_hash=query_hash(self.query.text),
+            model=self.query.model,
+            budget_state=self._budget_state(controls, usage),
+            pinned=self.pinned,
+            fallback="; ".join(notes) or None,
+            cost_usd=self.controller.prices.cost(self.query.model, usage),
         )
 
     def _budget_state(self, controls: tuple[AppliedControl, ...], usage: Usage) -> dict[str, Any]:

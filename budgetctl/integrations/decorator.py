@@ -1,0 +1,406 @@
+"""``@budgeted``: a budget around a function that calls a model.
+
+    @budgeted("quantile:0.9", route="support")
+    def ask(question: str, **llm):
+        return client.chat.completions.create(model=M, messages=to_messages(question), **llm)
+
+The query is the argument that carries it; the budget is injected as keyword arguments that the function
+accepts and the caller did not set. A budgeted client inside takes the decision over, because it can also
+watch the stream. Works on functions, coroutine functions, generators and async generators.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from budgetctl.adapters import openai_chat
+from budgetctl.callbacks import logger
+from budgetctl.channels import ChatChannels, parse_usage, split_message
+from budgetctl.controller import Controller
+from budgetctl.errors import BudgetctlError, ConfigError
+from budgetctl.outcomes import attach
+from budgetctl.policy import Policy
+from budgetctl.session import OuterCall, Session, outer_call
+from budgetctl.types import Event, Query, StopReason, Timing, Usage
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+QUERY_NAMES = ("question", "query", "prompt", "messages", "text", "input", "message", "user_input")
+
+
+class BudgetedFunction(Protocol[P, R_co]):
+    """What ``@budgeted`` returns: a function of the same kind, called as before.
+
+    Attributes:
+        controller: Decides and records; its sinks and callbacks see every outcome.
+    """
+
+    controller: Controller
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function under its budget."""
+        ...
+
+    def with_policy(self, policy: str | Policy) -> BudgetedFunction[P, R_co]:
+        """Return the same function under another policy.
+
+        Raises:
+            ConfigError: The policy does not parse.
+        """
+        ...
+
+
+class _Plan:
+    """A function, its controller, and how to find the query among its arguments."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        controller: Controller,
+        query: str | Callable[..., Any] | None,
+        model: str | None,
+        endpoint: str,
+    ) -> None:
+        self.function = function
+        self.controller = controller
+        self._signature = inspect.signature(function)
+        self._query = _query_source(self._signature, query, function)
+        self._model = model
+        self._endpoint = endpoint
+
+    def wrap(self) -> Any:
+        """Return a function of the same kind with the budget around it."""
+        wrapper: Any = functools.wraps(self.function)(_FLAVOURS[_flavour(self.function)](self))
+        wrapper.controller = self.controller
+        wrapper.with_policy = self._with_policy
+        return wrapper
+
+    def _with_policy(self, policy: str | Policy) -> Any:
+        other = copy.copy(self)
+        other.controller = self.controller.with_policy(policy)
+        return other.wrap()
+
+    def begin(self, args: Any, kwargs: Any) -> _Call | None:
+        """Decide for one call; None when a fault of ours means that it goes through unchanged."""
+        try:
+            bound = self._signature.bind_partial(*args, **kwargs)
+            return _Call(self, bound, kwargs)
+        except BudgetctlError:
+            if self.controller.strict:
+                raise
+            logger.warning("%s goes through unchanged", self.function, exc_info=True)
+        except TypeError:
+            pass  # the call itself does not fit the function: let Python say so
+        return None
+
+    def session(self, bound: inspect.BoundArguments) -> Session:
+        """Decide for a call with these arguments."""
+        params = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                params.update(params.pop(parameter.name, {}))
+        model = params.get("model", self._model)
+        query = self._query(bound.arguments)
+        return self.controller.session(
+            _as_query(query, model=model, params=params),
+            params=params,
+            endpoint=self._endpoint,
+            render=openai_chat.render,
+        )
+
+    def accepts(self, name: str) -> bool:
+        """Whether the function takes ``name`` as a keyword argument."""
+        parameters = self._signature.parameters
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return True
+        found = parameters.get(name)
+        return found is not None and found.kind in (
+            inspect.Parameter.KEYWORD_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+
+
+class _Call:
+    """One call of a budgeted function: what is injected, and what comes back."""
+
+    def __init__(self, plan: _Plan, bound: inspect.BoundArguments, kwargs: Any) -> None:
+        self.session = plan.session(bound)
+        before, after = self.session.caller_params, self.session.params
+        changed = {k: v for k, v in after.items() if before.get(k) != v}
+        injected = {k: v for k, v in changed.items() if plan.accepts(k)}
+        self.refused = sorted(set(changed) - set(injected))
+        self.outer = OuterCall(decision=self.session.decision, injected=injected)
+        self.kwargs = {**kwargs, **injected}
+        self._channels = ChatChannels()
+        self._events: list[Event] = []
+        self._first: float | None = None
+        self._first_answer: float | None = None
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Let a budgeted client inside see this call; a failure is recorded and raised on."""
+        token = outer_call.set(self.outer)
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit):
+                self.finish(usage=Usage(), stop=StopReason.ERROR, answered=False)
+            raise
+        finally:
+            outer_call.reset(token)
+
+    def returned(self, result: Any) -> None:
+        """Record what a finished call returned and attach the outcome to it."""
+        usage, finish, answered = _read(result)
+        stop = StopReason.LENGTH if finish == "length" else self._ending()
+        self.finish(usage=usage, stop=stop, answered=answered)
+        if self.outer.outcome is None and self.session.outcome is not None:
+            attach(result, self.session.outcome)
+
+    def item(self, item: Any) -> None:
+        """Look at one item of a stream."""
+        chunk = _as_dict(item)
+        events = [Event(kind="answer", text=item)] if isinstance(item, str) else []
+        if chunk is not None:
+            events = self._channels.feed(chunk)
+        now = self.session.clock() - self.session.started
+        for event in events:
+            if event.kind in ("reasoning", "answer", "tool") and self._first is None:
+                self._first = now
+            if event.kind in ("answer", "tool") and self._first_answer is None:
+                self._first_answer = now
+            self.session.controller.callbacks.emit("on_delta", event)
+        self._events += events
+
+    def ended(self, *, by_caller: bool) -> None:
+        """Record a stream that has ended or was closed."""
+        usage = next((e.usage for e in reversed(self._events) if e.usage is not None), Usage())
+        finish = next((e.finish for e in reversed(self._events) if e.finish), None)
+        stop = StopReason.LENGTH if finish == "length" else self._ending()
+        answered = any(e.kind in ("answer", "tool") for e in self._events)
+        self.finish(usage=usage, stop=StopReason.CALLER if by_caller else stop, answered=answered)
+
+    def finish(self, *, usage: Usage, stop: StopReason, answered: bool) -> None:
+        """Record the outcome, unless a budgeted client inside has already done so."""
+        if self.outer.claimed:
+            return
+        note = f"the function takes no {', '.join(self.refused)}" if self.refused else None
+        applied = [c for c in self.session.controls if c.name.partition(".")[0] not in self.refused]
+        e2e = self.session.clock() - self.session.started
+        self.session.finish(
+            usage=usage,
+            timing=Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=e2e),
+            stop=stop,
+            answered=answered,
+            fallback=note,
+            controls=applied,
+        )
+
+    def _ending(self) -> StopReason:
+        return StopReason.OFF if self.session.budget.off else StopReason.NATURAL
+
+
+def _plain(plan: _Plan) -> Callable[..., Any]:
+    def budgeted_call(*args: Any, **kwargs: Any) -> Any:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            return plan.function(*args, **kwargs)
+        with call.around():
+            result = plan.function(*args, **call.kwargs)
+        call.returned(result)
+        return result
+
+    return budgeted_call
+
+
+def _coroutine(plan: _Plan) -> Callable[..., Any]:
+    async def budgeted_call(*args: Any, **kwargs: Any) -> Any:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            return await plan.function(*args, **kwargs)
+        with call.around():
+            result = await plan.function(*args, **call.kwargs)
+        call.returned(result)
+        return result
+
+    return budgeted_call
+
+
+def _generator(plan: _Plan) -> Callable[..., Any]:
+    def budgeted_call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            yield from plan.function(*args, **kwargs)
+            return
+        items = plan.function(*args, **call.kwargs)
+        by_caller = True
+        try:
+            while True:
+                with call.around():
+                    item = next(items, _END)
+                if item is _END:
+                    by_caller = False
+                    return
+                call.item(item)
+                yield item
+        finally:
+            items.close()
+            call.ended(by_caller=by_caller)
+
+    return budgeted_call
+
+
+def _async_generator(plan: _Plan) -> Callable[..., Any]:
+    async def budgeted_call(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        call = plan.begin(args, kwargs)
+        if call is None:
+            async for item in plan.function(*args, **kwargs):
+                yield item
+            return
+        items = plan.function(*args, **call.kwargs)
+        by_caller = True
+        try:
+            while True:
+                with call.around():
+                    item = await anext(items, _END)
+                if item is _END:
+                    by_caller = False
+                    return
+                call.item(item)
+                yield item
+        finally:
+            await items.aclose()
+            call.ended(by_caller=by_caller)
+
+    return budgeted_call
+
+
+_END = object()
+
+_FLAVOURS: dict[str, Callable[[_Plan], Callable[..., Any]]] = {
+    "plain": _plain,
+    "coroutine": _coroutine,
+    "generator": _generator,
+    "async generator": _async_generator,
+}
+
+
+def _flavour(function: Callable[..., Any]) -> str:
+    if inspect.isasyncgenfunction(function):
+        return "async generator"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    return "coroutine" if inspect.iscoroutinefunction(function) else "plain"
+
+
+def _query_source(
+    signature: inspect.Signature, query: str | Callable[..., Any] | None, function: Callable[..., Any]
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what finds the query among the bound arguments."""
+    if callable(query):
+        return lambda arguments: query(**arguments)
+    names = [query] if query is not None else list(QUERY_NAMES)
+    found = next((n for n in names if n in signature.parameters), None)
+    if found is None:
+        raise ConfigError(
+            f"{getattr(function, '__qualname__', function)}{signature}: no parameter carries the query; "
+            f"name it with query=, or call it one of: {', '.join(QUERY_NAMES)}"
+        )
+    return lambda arguments: arguments.get(found)
+
+
+def _as_query(value: Any, *, model: str | None, params: Mapping[str, Any]) -> Query:
+    has_tools, structured = bool(params.get("tools")), params.get("response_format") is not None
+    if (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(m, Mapping) for m in value)
+    ):
+        return Query.from_messages(value, model=model, has_tools=has_tools, structured=structured)
+    messages = [{"role": "user", "content": "" if value is None else str(value)}]
+    return Query.from_messages(messages, model=model, has_tools=has_tools, structured=structured)
+
+
+def _as_dict(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    dump = getattr(value, "model_dump", None)
+    return dump() if callable(dump) else None
+
+
+def _read(result: Any) -> tuple[Usage, str | None, bool]:
+    """Return usage, finish reason and whether there is an answer, as far as ``result`` tells."""
+    if isinstance(result, str):
+        return Usage(), None, bool(result.strip())
+    body = _as_dict(result)
+    choices = body.get("choices") if body is not None else None
+    if body is None or not choices:
+        return Usage(), None, result is not None
+    message = choices[0].get("message") or {}
+    reasoning, answer = split_message(message)
+    usage = parse_usage(body.get("usage") or {}, saw_reasoning=bool(reasoning))
+    return usage, choices[0].get("finish_reason"), bool(answer.strip() or message.get("tool_calls"))
+
+
+@overload
+def budgeted(policy: Callable[P, R], /) -> BudgetedFunction[P, R]: ...
+
+
+@overload
+def budgeted(
+    policy: str | Policy | None = None,
+    *,
+    controller: Controller | None = None,
+    route: str | None = None,
+    query: str | Callable[..., Any] | None = None,
+    model: str | None = None,
+    endpoint: str = "openai-compatible",
+    **settings: Any,
+) -> Callable[[Callable[P, R]], BudgetedFunction[P, R]]: ...
+
+
+def budgeted(
+    policy: Any = None,
+    *,
+    controller: Controller | None = None,
+    route: str | None = None,
+    query: str | Callable[..., Any] | None = None,
+    model: str | None = None,
+    endpoint: str = "openai-compatible",
+    **settings: Any,
+) -> Any:
+    """Put a budget around a function; use as ``@budgeted`` or ``@budgeted("policy", ...)``.
+
+    Args:
+        policy: A policy or its string; the default is ``auto``.
+        controller: Decides instead of a new controller made from ``policy``, ``route`` and ``settings``.
+        route: Name of this traffic in the records.
+        query: Name of the parameter that carries the query, or a function of the arguments that returns it.
+            The default looks for a parameter called question, query, prompt, messages, text, input, ...
+        model: The model's name, where the function does not take it as ``model=``.
+        endpoint: Kind of endpoint behind the function, as in the capability table.
+        settings: Passed to :class:`~budgetctl.Controller`.
+
+    Raises:
+        ConfigError: The policy does not parse, or no parameter carries the query.
+    """
+    if callable(policy) and not isinstance(policy, Policy):
+        return budgeted()(policy)
+    if controller is None:
+        controller = Controller(policy or "auto", route=route, **settings)
+    elif policy is not None:
+        controller = controller.with_policy(policy)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        plan = _Plan(function, controller=controller, query=query, model=model, endpoint=endpoint)
+        return plan.wrap()
+
+    return decorate
