@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Protocol, cast, runtime_checkable
 
-from .errors import ConfigError
-from .types import STOP_PRESETS, Budget, Estimate, Limits, ModelFacts, Pace, Price, Query, tighter
+from budgetctl.errors import ConfigError
+from budgetctl.types import STOP_PRESETS, Budget, Estimate, Limits, ModelFacts, Pace, Price, Query, tighter
 
 MAX_CAP = 10_000_000
 MIN_NEED = 0.01
@@ -146,7 +146,7 @@ class Quantile(_Named):
         estimate = situation.estimate
         if estimate is None:
             return _no_estimate(self.stop)
-        tokens = max(1, math.ceil(estimate.settled.at(self.q)))
+        tokens = max(1, math.ceil(round(estimate.settled.at(self.q), 6)))
         return _worthwhile(tokens, f"settled p{100 * self.q:g}", stop=self.stop, situation=situation)
 
     def __str__(self) -> str:
