@@ -21,7 +21,6 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from budgetctl.errors import ConfigError
-from budgetctl.hashing import query_hash
 from budgetctl.types import AppliedControl, Decision, Provenance, StopReason, Strength, Timing, Usage
 
 SCHEMA_VERSION = "1.0"
@@ -448,5 +447,4 @@ __all__ = [
     "UsageRow",
     "attach",
     "outcome",
-    "query_hash",
 ]

@@ -22,12 +22,14 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from pydantic_core import from_json
 
 from budgetctl.errors import ConfigError
+from budgetctl.hashing import query_hash
 from budgetctl.outcomes import Feedback, Outcome
+
+__all__ = ["JsonlSink", "Rows", "feedback", "parse", "query_hash", "read"]
 
 logger = logging.getLogger("budgetctl")
 
@@ -310,7 +312,7 @@ class Rows(Iterator[Outcome | Feedback]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.unreadable = 0
-        self._rows = self._read(self.path.open("rb"))
+        self._rows = self._read()
 
     def __iter__(self) -> Iterator[Outcome | Feedback]:
         return self
@@ -318,8 +320,8 @@ class Rows(Iterator[Outcome | Feedback]):
     def __next__(self) -> Outcome | Feedback:
         return next(self._rows)
 
-    def _read(self, file: IO[bytes]) -> Iterator[Outcome | Feedback]:
-        with file:
+    def _read(self) -> Iterator[Outcome | Feedback]:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -361,7 +363,7 @@ def read(path: str | os.PathLike[str]) -> Rows:
     with file and line, and counted in ``.unreadable``.
 
     Raises:
-        OSError: The file cannot be opened.
+        OSError: While iterating: the file cannot be read.
         ConfigError: While iterating: a row has another major schema version.
     """
     return Rows(path)
