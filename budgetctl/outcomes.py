@@ -1,8 +1,8 @@
 """The record of one call: what was decided, what acted, what it cost, and where to find it again.
 
-An :class:`Outcome` is one row of an outcome file (see :mod:`budgetctl.records`). Rows are written strictly: unknown keys
-are refused. They are read generously: a row of the same major ``schema_version`` keeps fields that this
-version does not know and writes them back unchanged; a row of another major version is refused.
+An :class:`Outcome` is one row of an outcome file (see :mod:`budgetctl.records`). Rows are built strictly:
+unknown keys are refused. They are read generously: a row of the same major ``schema_version`` keeps fields
+that this version does not know and writes them back unchanged; a row of another major version is refused.
 
     completion = client.chat.completions.create(...)
     o = budgetctl.outcome(completion)

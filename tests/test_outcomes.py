@@ -1,4 +1,4 @@
-"""An outcome says what was decided, what acted and what it cost; rows outlive versions; objects carry them."""
+"""An outcome says what was decided, what acted and what it cost. Rows outlive versions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from budgetctl.types import (
     Usage,
 )
 
-ROW_KEYS = (
-    "schema_version id parent_id time route query_hash features model policy policy_hash action_probability "
-    "decision controls usage timing stop budget_state pinned answered fallback cost_usd certificate "
-    "certificate_void_reason"
-).split()
+ROW_KEYS = """
+    schema_version id parent_id time route query_hash features model policy policy_hash action_probability
+    decision controls usage timing stop budget_state pinned answered fallback cost_usd certificate
+    certificate_void_reason
+"""
 
 
 def decision(**changes) -> Decision:
@@ -63,7 +63,7 @@ def made(**changes) -> Outcome:
 
 def test_a_row_has_exactly_the_documented_keys():
     row = json.loads(made().model_dump_json())
-    assert list(row) == ROW_KEYS
+    assert list(row) == ROW_KEYS.split()
     assert set(row["usage"]) == {"prompt_tokens", "reasoning_tokens", "answer_tokens", "provenance"}
     assert set(row["timing"]) == {"ttft_s", "ttfo_s", "e2e_s", "decide_us"}
     assert set(row["stop"]) == {"reason", "criterion", "probe_tokens"}

@@ -125,7 +125,9 @@ def test_a_complete_last_line_without_its_newline_is_kept(tmp_path):
     assert ids(sink.path) == [first.id, second.id]
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts"
+)
 def test_a_full_disk_tears_nothing_and_its_rows_come_later(tmp_path, caplog):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -165,7 +167,8 @@ def test_a_short_write_is_taken_back(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         for i in range(10):
-            sink.write(Outcome.of(decision, stop=StopReason.NATURAL, answered=True, id=str(i), model="x" * 3000))
+            row = Outcome.of(decision, stop=StopReason.NATURAL, answered=True, id=str(i), model="x" * 3000)
+            sink.write(row)
         print("waiting", sink.waiting)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
         """

@@ -1,0 +1,124 @@
+"""A price is known or it is None; what is unknown is never free."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+from importlib.resources import files
+
+import pytest
+
+from budgetctl.errors import ConfigError
+from budgetctl.pricing import Prices
+from budgetctl.types import Price, Usage
+
+
+def test_every_shipped_row_says_where_and_when_it_was_read():
+    for row in Prices.load().rows:
+        assert row.source is not None
+        assert row.source.startswith("https://")
+        assert isinstance(row.verified_on, date)
+        assert row.price.output >= row.price.input > 0
+
+
+def test_no_shipped_row_hides_a_later_one():
+    data = tomllib.loads(files("budgetctl").joinpath("prices.toml").read_text())
+    for row in data["price"]:
+        name = row["match"][0].replace("[5678]", "5").replace("[56]", "5")
+        assert Prices.load().lookup(name) == Price(input=row["input"], output=row["output"])
+
+
+@pytest.mark.parametrize(
+    ("model", "price"),
+    [
+        ("gpt-5-mini", Price(input=0.25, output=2.0)),
+        ("gpt-5-mini-2025-08-07", Price(input=0.25, output=2.0)),
+        ("openai/gpt-5-mini", Price(input=0.25, output=2.0)),
+        ("claude-opus-4-7", Price(input=5.0, output=25.0)),
+    ],
+)
+def test_aliases_dates_and_provider_prefixes_are_one_model(model, price):
+    assert Prices.load().lookup(model) == price
+
+
+@pytest.mark.parametrize(
+    "model",
+    [None, "pocket-1", "gpt-5-maxi", "gpt-5.9", "Qwen/Qwen3-8B", "deepseek-ai/DeepSeek-R1", "me/gpt-5-mini"],
+)
+def test_a_local_or_unlisted_model_has_no_price(model):
+    assert Prices.load().lookup(model) is None
+    assert Prices.load().cost(model, Usage(prompt_tokens=1, reasoning_tokens=1, answer_tokens=1)) is None
+
+
+def test_cost_is_tokens_times_rates():
+    prices = Prices.load({"m": {"input": 1.0, "output": 4.0}})
+    usage = Usage(prompt_tokens=1_000_000, reasoning_tokens=500_000, answer_tokens=250_000)
+    assert prices.cost("m", usage) == pytest.approx(1.0 + 2.0 + 1.0)
+
+
+def test_reasoning_may_have_its_own_rate():
+    prices = Prices.load({"m": {"input": 1, "output": 4, "reasoning": 10}})
+    usage = Usage(prompt_tokens=0, reasoning_tokens=100_000, answer_tokens=100_000)
+    assert prices.cost("m", usage) == pytest.approx(1.0 + 0.4)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(),
+        Usage(prompt_tokens=1, reasoning_tokens=1),
+        Usage(prompt_tokens=1, answer_tokens=1),
+        Usage(reasoning_tokens=1, answer_tokens=1),
+    ],
+)
+def test_an_unknown_count_makes_the_cost_unknown(usage):
+    assert Prices.load({"m": {"input": 1, "output": 1}}).cost("m", usage) is None
+
+
+def test_the_sum_of_reasoning_and_answer_is_enough_when_they_cost_the_same():
+    usage = Usage(prompt_tokens=0, output_tokens=1_000_000)
+    assert Prices.load({"m": {"input": 1, "output": 3}}).cost("m", usage) == 3.0
+    assert Prices.load({"m": {"input": 1, "output": 3, "reasoning": 4}}).cost("m", usage) is None
+
+
+def test_own_rows_win_from_a_mapping_and_from_a_file(tmp_path):
+    mine = Price(input=0.1, output=0.2)
+    assert Prices.load({"gpt-5*": mine}).lookup("gpt-5-mini") == mine
+    path = tmp_path / "prices.toml"
+    path.write_text('[[price]]\nmatch = "gpt-5*"\ninput = 0.1\noutput = 0.2\n')
+    assert Prices.load(path).lookup("gpt-5-mini") == mine
+    assert Prices.load(path).lookup("o3") == Prices.load().lookup("o3")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[[price]]\nmatch = "m"\ninput = -1\noutput = 1',
+            r"price\[0\]\.input: seen -1, allowed: .* number >= 0",
+        ),
+        ('[[price]]\nmatch = "m"\ninput = nan\noutput = 1', r"price\[0\]\.input: seen nan"),
+        ('[[price]]\nmatch = "m"\ninput = 1', r"price\[0\]\.output: seen None"),
+        ('[[price]]\nmatch = "m"\ninput = true\noutput = 1', r"price\[0\]\.input: seen True"),
+        ("[[price]]\nmatch = []\ninput = 1\noutput = 1", r"price\[0\]\.match: seen \[\]"),
+        (
+            '[[price]]\nmatch = "m"\ninput = 1\nouput = 1',
+            r"price\[0\]\.ouput: unknown key, allowed: match, provider",
+        ),
+        ("[prices]\nm = 1", r"seen \['prices'\], allowed: \[\[price\]\] tables only"),
+        ("price = 3", "seen price that is no list of tables, allowed: .* tables only"),
+        ("= 3", "not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_by_file_key_value_and_what_is_allowed(text, said, tmp_path):
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{path}: {said}"):
+        Prices.load(path)
+
+
+def test_a_missing_file_and_a_bad_mapping_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
+        Prices.load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"prices\['m'\]: seen 3"):
+        Prices.load({"m": 3})  # type: ignore[dict-item]
