@@ -108,13 +108,14 @@ class _Plan:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 params.update(params.pop(parameter.name, {}))
         model = params.get("model", self._model)
-        query = self._query(bound.arguments)
-        return self.controller.session(
-            _as_query(query, model=model, params=params),
-            params=params,
-            endpoint=self._endpoint,
-            render=openai_chat.render,
-        )
+        query = _as_query(self._query(bound.arguments), model=model, params=params)
+        token = outer_call.set(None)  # a budgeted function inside another decides for itself
+        try:
+            return self.controller.session(
+                query, params=params, endpoint=self._endpoint, render=openai_chat.render
+            )
+        finally:
+            outer_call.reset(token)
 
     def accepts(self, name: str) -> bool:
         """Whether the function takes ``name`` as a keyword argument."""
@@ -193,7 +194,7 @@ class _Call:
         if self.outer.claimed:
             return
         note = f"the function takes no {', '.join(self.refused)}" if self.refused else None
-        applied = [c for c in self.session.controls if c.name.partition(".")[0] not in self.refused]
+        applied = [c for c in self.session.controls if _mentions(self.kwargs, c.name)]
         e2e = self.session.clock() - self.session.started
         self.session.finish(
             usage=usage,
@@ -327,6 +328,15 @@ def _as_query(value: Any, *, model: str | None, params: Mapping[str, Any]) -> Qu
         return Query.from_messages(value, model=model, has_tools=has_tools, structured=structured)
     messages = [{"role": "user", "content": "" if value is None else str(value)}]
     return Query.from_messages(messages, model=model, has_tools=has_tools, structured=structured)
+
+
+def _mentions(params: Mapping[str, Any], path: str) -> bool:
+    """Whether ``path`` is set in the parameters or in their ``extra_body``."""
+    found: Any = params
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    extra = params.get("extra_body")
+    return found is not None or (isinstance(extra, Mapping) and _mentions(extra, path))
 
 
 def _as_dict(value: Any) -> Mapping[str, Any] | None:

@@ -1,0 +1,245 @@
+"""``@budgeted``: the same function, with a budget injected where it fits."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+import budgetctl
+from budgetctl import ConfigError, budgeted
+from budgetctl.controller import Controller
+from budgetctl.outcomes import Outcome
+
+QWEN = {"model": "Qwen/Qwen3-8B", "endpoint": "vllm"}
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"reasoning_content": "hm "}}]},
+    {"choices": [{"index": 0, "delta": {"content": "42"}}]},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": 9}},
+]
+
+
+class Collect:
+    def __init__(self) -> None:
+        self.rows: list[Outcome] = []
+
+    def write(self, outcome: Outcome, *, text: str | None = None) -> None:
+        self.rows.append(outcome)
+
+
+class Reply:
+    """What a client returns: dumps to a chat completion and can carry attributes."""
+
+    def model_dump(self) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "42", "reasoning_content": "hm"}
+        details = {"reasoning_tokens": 7}
+        usage = {"prompt_tokens": 3, "completion_tokens": 9, "completion_tokens_details": details}
+        return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+def test_the_budget_arrives_as_keyword_arguments():
+    sink = Collect()
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def ask(question: str, **llm: Any) -> dict[str, Any]:
+        return llm
+
+    assert ask("why?")["extra_body"]["thinking_token_budget"] == 100
+    assert ask("why?", temperature=0.1)["temperature"] == 0.1
+    assert [row.policy for row in sink.rows] == ["cap:100", "cap:100"]
+
+
+def test_what_the_function_does_not_take_is_not_injected_and_is_recorded():
+    sink = Collect()
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def ask(question: str) -> str:
+        return "42"
+
+    assert ask("why?") == "42"
+    assert sink.rows[0].controls == ()
+    assert "takes no extra_body" in str(sink.rows[0].fallback)
+
+
+def test_bare_use_is_auto():
+    @budgeted
+    def ask(question: str, **llm: Any) -> str:
+        return "42"
+
+    assert str(ask.controller.policy) == "auto"
+    assert ask("why?") == "42"
+
+
+def test_the_outcome_is_found_on_the_result():
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str, **llm: Any) -> Reply:
+        return Reply()
+
+    outcome = budgetctl.outcome(ask("why?"))
+    assert (outcome.reasoning_tokens, outcome.answer_tokens, outcome.answered) == (7, 2, True)
+    assert outcome.e2e_s is not None
+
+
+def test_with_policy_is_another_function_and_leaves_the_first():
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str, **llm: Any) -> dict[str, Any]:
+        return llm
+
+    tighter = ask.with_policy("cap:7")
+    assert tighter("why?")["extra_body"]["thinking_token_budget"] == 7
+    assert ask("why?")["extra_body"]["thinking_token_budget"] == 100
+    with pytest.raises(ConfigError, match="bogus"):
+        ask.with_policy("bogus")
+
+
+def test_a_method_keeps_its_self():
+    class Bot:
+        @budgeted("cap:100", **QWEN)
+        def ask(self, question: str, **llm: Any) -> tuple[Any, dict[str, Any]]:
+            return self, llm
+
+    bot = Bot()
+    me, llm = bot.ask("why?")
+    assert me is bot
+    assert "extra_body" in llm
+
+
+def test_messages_and_named_queries_are_read():
+    seen = []
+    controller = Controller("cap:100", callbacks=None)
+
+    class Spy:
+        needs_estimate = False
+
+        def budget(self, situation: Any) -> budgetctl.Budget:
+            seen.append(situation.query.text)
+            return budgetctl.Budget()
+
+    spied = controller.with_policy(Spy())
+
+    @budgeted(controller=spied)
+    def chat(messages: list[dict[str, str]]) -> str:
+        return ""
+
+    @budgeted(controller=spied, query="topic")
+    def about(style: str, topic: str) -> str:
+        return ""
+
+    @budgeted(controller=spied, query=lambda style, topic: f"{topic}, {style}")
+    def both(style: str, topic: str) -> str:
+        return ""
+
+    chat([{"role": "user", "content": "first"}, {"role": "user", "content": "last"}])
+    about("dry", topic="cats")
+    both("dry", "dogs")
+    assert seen == ["last", "cats", "dogs, dry"]
+
+
+def test_a_function_without_a_query_is_refused_when_it_is_decorated():
+    with pytest.raises(ConfigError, match="no parameter carries the query"):
+
+        @budgeted
+        def ask(a: int, b: int) -> int:
+            return a + b
+
+
+def test_an_error_of_the_function_is_its_own_and_is_recorded():
+    sink = Collect()
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def ask(question: str, **llm: Any) -> str:
+        raise ConnectionError("down")
+
+    with pytest.raises(ConnectionError, match="down"):
+        ask("why?")
+    assert (sink.rows[0].stop.reason, sink.rows[0].answered) == ("error", False)
+
+
+def test_a_call_that_does_not_fit_the_function_fails_as_python_does():
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str) -> str:
+        return "42"
+
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        ask("why?", nonsense=1)  # type: ignore[call-arg]
+
+
+async def test_coroutine_functions_stay_coroutine_functions():
+    @budgeted("cap:100", **QWEN)
+    async def ask(question: str, **llm: Any) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return llm
+
+    assert inspect.iscoroutinefunction(ask)
+    assert (await ask("why?"))["extra_body"]["thinking_token_budget"] == 100
+
+
+def test_generators_pass_their_items_on_and_are_recorded():
+    sink = Collect()
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def stream(question: str, **llm: Any) -> Iterator[dict[str, Any]]:
+        assert llm["extra_body"]["thinking_token_budget"] == 100
+        yield from CHUNKS
+
+    assert list(stream("why?")) == CHUNKS
+    [row] = sink.rows
+    assert row.answered
+    assert row.ttft_s is not None
+    assert row.ttfo_s is not None
+    assert row.ttft_s <= row.ttfo_s
+
+
+def test_a_generator_that_the_caller_leaves_is_closed_at_once():
+    sink, closed = Collect(), []
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def stream(question: str, **llm: Any) -> Iterator[dict[str, Any]]:
+        try:
+            yield from CHUNKS
+        finally:
+            closed.append(True)
+
+    items = stream("why?")
+    next(items)
+    items.close()  # type: ignore[attr-defined]
+    assert closed == [True]
+    assert sink.rows[0].stop.reason == "caller"
+
+
+async def test_async_generators_too():
+    sink, closed = Collect(), []
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    async def stream(question: str, **llm: Any) -> AsyncIterator[dict[str, Any]]:
+        try:
+            for chunk in CHUNKS:
+                yield chunk
+        finally:
+            closed.append(True)
+
+    assert inspect.isasyncgenfunction(stream)
+    assert [item async for item in stream("why?")] == CHUNKS
+    early = stream("why?")
+    await anext(early)
+    await early.aclose()  # type: ignore[attr-defined]
+    assert closed == [True, True]
+    assert [row.stop.reason for row in sink.rows] == ["natural", "caller"]
+
+
+def test_a_budgeted_function_inside_another_decides_for_itself():
+    sink = Collect()
+
+    @budgeted("cap:50", sinks=[sink], **QWEN)
+    def inner(question: str, **llm: Any) -> int:
+        return int(llm["extra_body"]["thinking_token_budget"])
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def outer(question: str, **llm: Any) -> int:
+        return inner("and why?")
+
+    assert outer("why?") == 50
+    assert [row.policy for row in sink.rows] == ["cap:50", "cap:100"]
