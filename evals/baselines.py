@@ -1,0 +1,163 @@
+"""Baselines that every result is shown against: full, off, the curve of fixed caps, random mixes, the oracle.
+
+The headline number is the lift over the fixed cap at matched tokens: a classifier that chooses a budget
+per question has to beat one cap for all questions that spends the same mean tokens. The cap with exactly
+those mean tokens is read off the curve of fixed caps (off and full are its ends): between two neighbouring
+caps it is the random mix of both, which anyone can run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from budgetctl.evals.replay import Recording, replay
+from budgetctl.evals.results import Floats, Result
+from numpy.typing import ArrayLike
+
+from budgetctl.policy import Cap, Full, Off
+from budgetctl.types import Pace
+
+ORACLE = "oracle"
+ORACLE_LABEL = (
+    "oracle: the cheapest right budget per question, known afterwards (chance-inflated: max over budgets)"
+)
+CAP_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def cap_grid(lengths: Sequence[int], *, shares: Sequence[float] = CAP_SHARES) -> list[int]:
+    """Return caps at quantiles of the natural lengths, in tokens, ascending, without doubles.
+
+    Choosing the grid on the data at hand favours the baseline: it makes the lift harder to get.
+    """
+    if not lengths:
+        return []
+    values = np.quantile(np.asarray(lengths, dtype=float), shares)
+    return sorted({max(1, math.ceil(value)) for value in values})
+
+
+def fixed_curve(
+    recording: Recording, *, pace: Pace, caps: Iterable[int] | None = None
+) -> dict[str, list[Result]]:
+    """Replay full, off (where recorded) and a grid of fixed caps.
+
+    Args:
+        recording: What was recorded.
+        pace: The speed profile.
+        caps: The grid; None chooses it from the natural lengths.
+    """
+    lengths = [
+        length
+        for trace in recording.traces
+        if (length := _known(trace.natural.reasoning_tokens, trace.natural.output_tokens)) is not None
+    ]
+    grid = cap_grid(lengths) if caps is None else sorted(set(caps))
+    if len(lengths) < len(recording.traces):
+        grid = []
+    runs = {"full": replay(recording, Full(), pace=pace)}
+    if recording.has_off:
+        runs["off"] = replay(recording, Off(), pace=pace)
+    for cap in grid:
+        runs[f"cap:{cap}"] = replay(recording, Cap(cap), pace=pace)
+    return runs
+
+
+def _known(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first
+
+
+def oracle(runs: Mapping[str, Sequence[Result]]) -> list[Result]:
+    """Return per call the cheapest right result of any fixed budget, or the cheapest where none is right.
+
+    This knows the outcome. It bounds what any choice among these budgets could reach, and is inflated by
+    chance: the best of many noisy tries looks better than any of them is.
+    """
+    best: dict[tuple[str, str, int], Result] = {}
+    for results in runs.values():
+        for result in results:
+            other = best.get(result.key)
+            if other is None or _rank(result) < _rank(other):
+                best[result.key] = result
+    return list(best.values())
+
+
+def _rank(result: Result) -> tuple[bool, float]:
+    tokens = _known(result.reasoning_tokens, result.output_tokens)
+    return not result.correct, math.inf if tokens is None else tokens
+
+
+def matched_accuracy(curve_tokens: ArrayLike, curve_accuracy: ArrayLike, tokens: ArrayLike) -> Floats:
+    """Return the accuracy of the fixed-cap curve at given mean tokens, one curve per row.
+
+    Between two neighbouring points the value is their random mix, linear in mean tokens. Of points with the
+    same mean tokens the most accurate counts. Outside the curve its end points stand.
+
+    Args:
+        curve_tokens: Shape (rows, points): mean tokens of the fixed budgets, in any order.
+        curve_accuracy: Shape (rows, points).
+        tokens: Shape (rows,): where to read.
+    """
+    x = np.atleast_2d(np.asarray(curve_tokens, dtype=float))
+    y = np.atleast_2d(np.asarray(curve_accuracy, dtype=float))
+    t = np.atleast_1d(np.asarray(tokens, dtype=float))[:, None]
+    order = np.lexsort((y, x), axis=1)
+    x, y = np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
+    right = np.clip((x <= t).sum(axis=1, keepdims=True), 1, x.shape[1] - 1)
+    x0, x1 = np.take_along_axis(x, right - 1, axis=1), np.take_along_axis(x, right, axis=1)
+    y0, y1 = np.take_along_axis(y, right - 1, axis=1), np.take_along_axis(y, right, axis=1)
+    width = np.where(x1 > x0, x1 - x0, 1.0)
+    share = np.where(x1 > x0, np.clip((t - x0) / width, 0.0, 1.0), 1.0)
+    return np.asarray((y0 + share * (y1 - y0))[:, 0], dtype=float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """The random mix of two neighbouring fixed budgets that spends given mean tokens.
+
+    Attributes:
+        lower: The budget with fewer mean tokens.
+        upper: The budget with more.
+        share: Probability of ``upper``.
+        tokens: Mean tokens of the mix.
+        accuracy: Its accuracy.
+    """
+
+    lower: str
+    upper: str
+    share: float
+    tokens: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        if self.share <= 0 or self.lower == self.upper:
+            return self.lower
+        if self.share >= 1:
+            return self.upper
+        return f"{1 - self.share:.0%} {self.lower} + {self.share:.0%} {self.upper}"
+
+
+def matched_mix(curve: Mapping[str, tuple[float, float]], tokens: float) -> Mix | None:
+    """Return the mix on a curve of ``name -> (mean tokens, accuracy)`` that spends ``tokens`` on average.
+
+    Returns:
+        None where the curve has no such point: it is empty, or its cheapest budget already spends more. A
+        policy that spends more than every fixed budget is held against the dearest one.
+    """
+    points = sorted(curve.items(), key=lambda item: item[1])
+    if not points or tokens < points[0][1][0] - 1e-9:
+        return None
+    below = [p for p in points if p[1][0] <= tokens + 1e-9]
+    lower = below[-1]
+    upper = points[len(below)] if len(below) < len(points) else lower
+    (x0, y0), (x1, y1) = lower[1], upper[1]
+    share = (tokens - x0) / (x1 - x0) if x1 > x0 else 0.0
+    share = min(max(share, 0.0), 1.0)
+    return Mix(
+        lower=lower[0],
+        upper=upper[0],
+        share=share,
+        tokens=x0 + share * (x1 - x0),
+        accuracy=y0 + share * (y1 - y0),
+    )

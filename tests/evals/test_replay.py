@@ -1,0 +1,201 @@
+import pytest
+from budgetctl.evals.replay import PESSIMISTIC, Recording, replay, speed_profile
+
+from budgetctl.errors import EvalError
+from budgetctl.types import ModelFacts, Pace
+
+from .worlds import Oracle, curve, row, world
+
+PACE = Pace(ttft_s=1.0, s_per_token=0.1)
+
+
+def run(rows, policy, **more):
+    return replay(Recording.of(rows), policy, pace=PACE, **more)
+
+
+def test_full_takes_the_natural_row_and_off_the_off_row():
+    rows = curve("a", settled=20, natural=40)
+    (full,), (off,) = run(rows, "full"), run(rows, "off")
+    assert (full.correct, full.reasoning_tokens) == (True, 40)
+    assert (off.correct, off.reasoning_tokens) == (False, 0)
+
+
+def test_off_falls_back_on_the_coupled_row_at_zero_tokens():
+    rows = [r for r in curve("a", settled=0, natural=40) if r.budget.kind != "off"]
+    assert run(rows, "off")[0].correct
+    assert run(rows, "off")[0].reasoning_tokens == 0
+
+
+def test_an_off_row_is_preferred_to_the_coupled_row_at_zero():
+    rows = [
+        row("a", "natural", tokens=40, correct=True),
+        row("a", "tokens", value=0, tokens=0, correct=False),
+        row("a", "off", tokens=0, correct=True, coupled=False),
+    ]
+    assert run(rows, "off")[0].correct
+
+
+@pytest.mark.parametrize(
+    ("cap", "tokens", "correct"),
+    [(9, 0, False), (10, 10, False), (19, 10, False), (20, 20, True), (39, 30, True), (40, 40, True)],
+)
+def test_a_cap_takes_the_longest_coupled_row_not_above_it_and_counts_its_tokens(cap, tokens, correct):
+    (result,) = run(curve("a", settled=20, natural=40), f"cap:{cap}")
+    assert (result.reasoning_tokens, result.correct) == (tokens, correct)
+    assert result.budget.reasoning_tokens == cap
+
+
+def test_a_cap_beyond_the_natural_length_is_the_natural_row():
+    (result,) = run(curve("a", settled=20, natural=40), "cap:4000")
+    assert result.reasoning_tokens == 40
+
+
+def test_of_equally_long_coupled_rows_the_larger_cap_stands():
+    rows = [
+        row("a", "natural", tokens=40, correct=True),
+        row("a", "tokens", value=16, tokens=10, correct=True),
+        row("a", "tokens", value=8, tokens=10, correct=False),
+    ]
+    assert run(rows, "cap:20")[0].correct
+
+
+def test_a_cap_below_an_uncoupled_trace_is_unanswered_and_says_so():
+    rows = [row("a", "natural", tokens=40, output=50, correct=True, coupled=False)]
+    (cut,) = run(rows, "cap:39")
+    assert (cut.correct, cut.answered, cut.reasoning_tokens, cut.ttfo_s) == (False, False, 39, None)
+    assert cut.notes == (PESSIMISTIC,)
+    assert cut.e2e_s == pytest.approx(1 + 39 * 0.1)
+    assert run(rows, "cap:40")[0].correct
+
+
+def test_an_uncoupled_capped_row_is_no_prefix_of_the_trace():
+    rows = [
+        row("a", "natural", tokens=40, correct=True, coupled=False),
+        row("a", "tokens", value=10, tokens=10, correct=True, coupled=False),
+    ]
+    assert not run(rows, "cap:20")[0].answered
+
+
+def test_where_only_all_output_is_known_it_is_the_length():
+    rows = [row("a", "natural", output=50, correct=True, coupled=False)]
+    assert not run(rows, "cap:49")[0].answered
+    (kept,) = run(rows, "cap:50")
+    assert (kept.correct, kept.reasoning_tokens, kept.ttfo_s) == (True, None, None)
+
+
+def test_an_effort_takes_the_row_of_that_effort():
+    rows = [
+        row("a", "natural", tokens=40, correct=True, coupled=False),
+        row("a", "effort", value="low", tokens=10, correct=False, coupled=False),
+    ]
+    assert run(rows, "effort:low")[0].reasoning_tokens == 10
+    with pytest.raises(EvalError, match=r"effort 'high' was not recorded for 'toy' \(recorded: low\)"):
+        run(rows, "effort:high")
+
+
+def test_what_was_not_recorded_is_refused_not_invented():
+    natural = row("a", "natural", correct=True, coupled=False)
+    with pytest.raises(EvalError, match="no answer without thinking was recorded"):
+        run([natural], "off")
+    with pytest.raises(EvalError, match="no length of the trace was recorded"):
+        run([natural], "cap:10")
+    with pytest.raises(EvalError, match="no row with budget kind 'natural'"):
+        Recording.of([row("a", "off", correct=True)])
+
+
+def test_doubled_rows_are_refused():
+    with pytest.raises(EvalError, match="2 natural rows"):
+        Recording.of([row("a", "natural", correct=True)] * 2)
+    with pytest.raises(EvalError, match="two coupled rows with the same budget"):
+        Recording.of(
+            [row("a", "natural", correct=True), *[row("a", "tokens", value=5, tokens=5, correct=True)] * 2]
+        )
+
+
+def test_samples_are_replayed_apart_and_borrow_a_missing_off_row():
+    rows = [
+        row("a", "natural", tokens=40, correct=True, sample=0),
+        row("a", "natural", tokens=60, correct=False, sample=1),
+        row("a", "off", tokens=0, correct=True, sample=0),
+    ]
+    assert [(r.sample, r.correct) for r in run(rows, "full")] == [(0, True), (1, False)]
+    assert [(r.sample, r.correct) for r in run(rows, "off")] == [(0, True), (1, True)]
+
+
+def test_what_cannot_be_paired_is_counted_not_hidden():
+    rows = [
+        row("a", "natural", tokens=40, correct=True),
+        row("b", "off", tokens=0, correct=True),
+        row("c", "natural", correct=True).model_copy(update={"budget": None}),
+    ]
+    recording = Recording.of(rows)
+    assert len(recording.traces) == 1
+    assert recording.left_out == {"rows whose budget is not recorded": 1, "samples without a natural row": 1}
+
+
+def test_missing_times_are_modelled_and_marked_recorded_ones_are_not():
+    (modelled,) = run(curve("a", settled=20, natural=40), "cap:20")
+    assert modelled.ttfo_s == pytest.approx(1 + 20 * 0.1)
+    assert modelled.e2e_s == pytest.approx(1 + 25 * 0.1)
+    assert modelled.modelled == ("ttfo_s", "e2e_s")
+    (measured,) = run([row("a", "natural", tokens=40, correct=True, ttfo_s=2.0, e2e_s=3.0)], "full")
+    assert (measured.ttfo_s, measured.e2e_s, measured.modelled) == (2.0, 3.0, ())
+
+
+def test_a_classifier_chooses_per_question_from_the_text():
+    rows = [*curve("easy", settled=0, natural=40), *curve("hard", settled=80, natural=120)]
+    by_question = {r.question_id: r for r in run(rows, "quantile:0.9", classifier=Oracle())}
+    assert by_question["made-up/easy"].reasoning_tokens == 0
+    assert by_question["made-up/hard"].reasoning_tokens == 80
+
+
+def test_a_question_without_text_gets_no_estimate_and_keeps_full_thinking():
+    rows = curve("hard", settled=80, natural=120, question=None)
+    (result,) = run(rows, "quantile:0.9", classifier=Oracle())
+    assert result.reasoning_tokens == 120
+    assert result.notes == ("no classifier configured",)
+
+
+class Spy:
+    """A policy that remembers what it was shown."""
+
+    needs_estimate = True
+
+    def __init__(self):
+        self.seen = []
+
+    def budget(self, situation):
+        from budgetctl.types import Budget
+
+        self.seen.append(situation)
+        return Budget()
+
+
+def test_a_policy_never_sees_the_trace():
+    short, long = curve("a", settled=20, natural=40), curve("a", settled=20, natural=4000)
+    spies = [Spy(), Spy()]
+    for rows, spy in zip((short, long), spies, strict=True):
+        run(rows, spy, classifier=Oracle())
+    assert spies[0].seen == spies[1].seen
+
+
+def test_a_deadline_is_measured_with_the_speed_profile():
+    facts = ModelFacts(answer_tokens=5)
+    (result,) = run(curve("a", settled=20, natural=90), "deadline:5", facts_of=lambda model: facts)
+    # 5 s minus 1 s to the first token is 40 tokens, of which 5 are kept for the answer.
+    assert result.budget.reasoning_tokens == 35
+    assert result.reasoning_tokens == 30
+    assert result.e2e_s <= 5
+
+
+def test_speed_profiles_are_names_or_two_numbers():
+    assert speed_profile("0.25,0.01") == Pace(ttft_s=0.25, s_per_token=0.01)
+    assert speed_profile("nominal").s_per_token == 0.02
+    for bad in ("quick", "1", "1,0", "-1,1", "nan,1"):
+        with pytest.raises(EvalError, match="TTFT,SECONDS_PER_TOKEN"):
+            speed_profile(bad)
+
+
+def test_replay_is_deterministic():
+    rows = world(20)
+    assert run(rows, "cap:50") == run(rows, "cap:50")
