@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from budgetctl.types import Event, EventKind, Usage
+from .types import Event, EventKind, Usage
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"

@@ -1,0 +1,39 @@
+"""Stopping: criteria that end a thought, and their composition."""
+
+from __future__ import annotations
+
+from budgetctl.types import Budget
+
+from .boundary import Boundaries
+from .criteria import ANSWER_TOKENS, GRACE, AnyOf, Criterion, Deadline, ReasoningCap, with_grace
+from .loop import LoopStop
+
+__all__ = [
+    "ANSWER_TOKENS",
+    "GRACE",
+    "AnyOf",
+    "Boundaries",
+    "Criterion",
+    "Deadline",
+    "LoopStop",
+    "ReasoningCap",
+    "monitor",
+    "with_grace",
+]
+
+
+def monitor(budget: Budget) -> Criterion:
+    """Build the criteria that keep ``budget``, fresh for one call.
+
+    The preset ``safe`` watches the cap, the deadline and loops, whichever the budget has; ``none`` watches
+    nothing, and what the server was asked for is all there is.
+    """
+    if budget.stop == "none":
+        return AnyOf()
+    criteria: list[Criterion] = []
+    if budget.reasoning_tokens is not None:
+        criteria.append(ReasoningCap(budget.reasoning_tokens))
+    if budget.deadline_s is not None:
+        reserve = ANSWER_TOKENS if budget.answer_tokens is None else budget.answer_tokens
+        criteria.append(Deadline(budget.deadline_s, answer_tokens=reserve))
+    return AnyOf(*criteria, LoopStop())

@@ -1,0 +1,108 @@
+"""Criteria: what watches a running thought and says when it has gone on long enough.
+
+A criterion looks at the progress of one call and returns evidence, or None to let the model think on. It
+may keep state, so every call gets fresh ones. All criteria here are hard: one piece of evidence suffices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from budgetctl.types import Evidence, Progress, StopReason
+
+GRACE = 0.10
+ANSWER_TOKENS = 512
+
+
+class Criterion(Protocol):
+    """What users implement to stop thinking on their own terms."""
+
+    @property
+    def name(self) -> str:
+        """The name that outcomes record."""
+
+    def observe(self, progress: Progress) -> Evidence | None:
+        """Return evidence to stop thinking now, or None."""
+
+
+class _Composable:
+    def __or__(self: Criterion, other: Criterion) -> AnyOf:
+        return AnyOf(self, other)
+
+
+class AnyOf(_Composable):
+    """Stop as soon as one of the criteria does: the first evidence, in the order given.
+
+    ``a | b`` builds the same. Without criteria it never stops.
+    """
+
+    def __init__(self, *criteria: Criterion) -> None:
+        self.criteria = criteria
+
+    @property
+    def name(self) -> str:
+        """The names of the parts, joined by ``|``."""
+        return "|".join(c.name for c in self.criteria)
+
+    def observe(self, progress: Progress) -> Evidence | None:
+        """Return the first evidence that any part gives."""
+        found = (c.observe(progress) for c in self.criteria)
+        return next((evidence for evidence in found if evidence is not None), None)
+
+
+class ReasoningCap(_Composable):
+    """Stop at ``tokens`` of thinking, or up to ``grace`` later at the end of a sentence.
+
+    A thought that is cut in the middle of a sentence tends to go on in the answer; the extension window is
+    that of NVIDIA NIM's budget control (10 %).
+
+    Args:
+        tokens: The cap.
+        grace: Share of the cap that may be spent on reaching a boundary.
+    """
+
+    name = "reasoning_cap"
+
+    def __init__(self, tokens: int, *, grace: float = GRACE) -> None:
+        self.tokens = tokens
+        self.limit = with_grace(tokens, grace=grace)
+
+    def observe(self, progress: Progress) -> Evidence | None:
+        """Return evidence at the first boundary from the cap on, at the latest at the limit."""
+        spent = progress.reasoning_tokens
+        if spent >= self.limit or (spent >= self.tokens and progress.at_boundary):
+            return Evidence(criterion=self.name, reason=StopReason.CAP)
+        return None
+
+
+class Deadline(_Composable):
+    """Stop when only the time to write the answer is left.
+
+    ``elapsed + answer_tokens * s_per_token + close_s >= seconds``. Until the stream's pace is measured only
+    the deadline itself counts.
+
+    Args:
+        seconds: From the start of the call to its end.
+        answer_tokens: Tokens of answer to keep time for.
+        close_s: Seconds that ending the thought itself takes.
+    """
+
+    name = "deadline"
+
+    def __init__(self, seconds: float, *, answer_tokens: int = ANSWER_TOKENS, close_s: float = 0.0) -> None:
+        self.seconds = seconds
+        self.answer_tokens = answer_tokens
+        self.close_s = close_s
+
+    def observe(self, progress: Progress) -> Evidence | None:
+        """Return evidence from the moment at which the reserve is all that is left."""
+        answer_s = self.answer_tokens * (progress.s_per_token or 0.0)
+        if progress.elapsed_s + answer_s + self.close_s >= self.seconds:
+            return Evidence(criterion=self.name, reason=StopReason.DEADLINE)
+        return None
+
+
+def with_grace(tokens: int, *, grace: float = GRACE) -> int:
+    """Return the most tokens that a cap may cost, with its extension to the end of the sentence."""
+    return tokens + math.floor(tokens * grace)
