@@ -24,14 +24,14 @@ VALUES = {
     "capabilities",
     "channels",
     "hashing",
-    "outcome",
+    "outcomes",
     "policy",
     "pricing",
     "records",
     "speed",
     "stopping",
 }
-MIDDLE = {"adapters", "bill", "config", "controller", "engine", "guard", "session"}
+MIDDLE = {"adapters", "bill", "config", "controller", "engine", "guard", "logs", "session"}
 OUTER = {"integrations"}
 TIERS = [GROUND, VALUES, MIDDLE, OUTER, {"cli"}]
 
