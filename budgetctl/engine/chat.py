@@ -1,0 +1,438 @@
+"""One chat call, from its budgeted parameters to an answer and its outcome.
+
+The machine passes chunks through untouched as long as nothing has to change. When a criterion fires it
+closes the upstream and continues from the closed thought; when an answer is missing although a budget of
+ours shaped the call, it does what the guard says. A fault of its own never fails the call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from budgetctl.adapters import openai_chat
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, STOP
+from budgetctl.channels import ChatChannels
+from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_body
+from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
+from budgetctl.engine.effects import CallerClosed, Close, Effect, Emit, Receive, Send
+from budgetctl.engine.transcript import Counter, Transcript
+from budgetctl.errors import AnswerTruncated
+from budgetctl.guard import Guard, Opening, Step
+from budgetctl.stopping.criteria import Criterion
+from budgetctl.types import AppliedControl, Budget, Event, Evidence, StopReason, Usage
+
+if TYPE_CHECKING:
+    from budgetctl.outcomes import Outcome
+    from budgetctl.session import Session
+
+logger = logging.getLogger("budgetctl")
+
+CHAT = "/chat/completions"
+REFUSED = (400, 422)
+"""Statuses by which a server refuses parameters."""
+MISSING = (400, 404, 405, 422, 501)
+"""Statuses by which a server says that it has no raw completions for us."""
+_ANSWERED_OTHERWISE = ("content_filter", "tool_calls", "function_call")
+
+Machine = Generator[Effect, Any, None]
+
+
+class ChatCall:
+    """The machine of one chat call.
+
+    Args:
+        session: The decision and what was rendered of it.
+        codec: Turns the SDK's objects into dicts and back.
+        stream: The caller wants a stream.
+        criterion: Watches the thinking; None when the budget names none.
+        continuation: Ends a thought and writes the answer; None when this call allows none.
+        counter: Counts tokens; None estimates them.
+        on_broken: Told the names of controls that the server refused or ignored.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        codec: Codec,
+        stream: bool,
+        criterion: Criterion | None = None,
+        continuation: Continuation | None = None,
+        counter: Counter | None = None,
+        on_broken: Callable[[frozenset[str]], None] = lambda names: None,
+    ) -> None:
+        self.outcome: Outcome | None = None
+        self._session = session
+        self._codec = codec
+        self._stream = stream
+        self._criterion = criterion
+        self._continuation = continuation
+        self._counter = counter
+        self._on_broken = on_broken
+        self._controls: tuple[AppliedControl, ...] = session.controls
+        self._labels = Labels()
+        self._assembled = Assembler()
+        self._evidence: Evidence | None = None
+        self._changed = False
+        self._closes = 0
+        self._notes: list[str] = []
+        self._transcript = self._listen()
+        self._transcripts = [self._transcript]
+        self._thoughts: list[str] = []
+        carried = [c for c in session.controls if c.name != STOP and c.strength != "none"]
+        self._guard = Guard(ours=bool(carried), time_left=self._time_left)
+
+    def run(self) -> Machine:
+        """Drive the call. Emits chunks, or one completion when the caller wants it whole."""
+        try:
+            yield from self._call()
+        except GeneratorExit:  # the shell is gone and takes its streams with it
+            raise
+        except CallerClosed:
+            self._finish(StopReason.CALLER)
+            raise
+        except BaseException as error:
+            self._note(f"{type(error).__name__}: {error}")
+            self._finish(StopReason.ERROR)
+            raise
+
+    def _call(self) -> Machine:
+        acts = {
+            c.name for c in self._controls if c.name in (ABORT_CONTINUE, DEADLINE) and c.strength == "hard"
+        }
+        streamed = self._stream or bool(acts and self._continuation is not None)
+        response = yield from self._open(streamed=streamed)
+        if streamed:
+            yield from self._watch(response)
+        else:
+            body = self._codec.dump(response)
+            self._hear(body)
+            self._ignored_cap()
+            if not self._missing():
+                self._finish()
+                yield Emit(response)
+                return
+            self._assembled.seed(body)
+        yield from self._complete()
+
+    def _complete(self) -> Machine:
+        """Bring an answer about if there is none yet, and end the call."""
+        if self._evidence is not None:
+            yield from self._try(Step.CONTINUE)
+        while self._missing():
+            step = self._guard.next(
+                can_continue=self._continuation is not None,
+                can_switch_off=self._session.capability.off is not None,
+            )
+            if step is Step.GIVE_UP:
+                raise AnswerTruncated(
+                    "the model gave no answer: " + "; ".join([*self._notes, *self._guard.steps]),
+                    reasoning="\n\n".join(self._thoughts) or self._transcripts[0].reasoning,
+                )
+            yield from self._try(step)
+        if self._changed:
+            for body in self._ending():
+                yield from self._show(body)
+        self._finish()
+        if not self._stream:
+            yield Emit(self._codec.completion(self._assembled.completion()))
+
+    def _open(self, *, streamed: bool) -> Generator[Effect, Any, Any]:
+        """Send the budgeted parameters; when the server refuses them, the caller's own."""
+        session = self._session
+        try:
+            return (yield self._send(session.params, stream=streamed))
+        except Exception as error:
+            status = getattr(error, "status_code", None)
+            if status not in REFUSED or session.params == session.caller_params:
+                raise
+            refused = f"HTTP {status}: {', '.join(c.name for c in self._controls)} refused"
+        self._note(f"{refused}; sent again with the caller's own parameters")
+        response = yield self._send(session.caller_params, stream=streamed)
+        # Only now is it known that the fault was in our parameters.
+        self._on_broken(frozenset(c.name for c in self._controls) - {ABORT_CONTINUE, DEADLINE, STOP})
+        self._controls, self._criterion, self._guard.ours = (), None, False
+        return response
+
+    def _send(self, params: Mapping[str, Any], *, stream: bool) -> Send:
+        body = dict(params)
+        if stream and not self._stream:
+            body["stream"] = True
+            if self._session.capability.stream_usage == "include_usage":
+                body["stream_options"] = {"include_usage": True}
+        return Send(path=CHAT, params=body, stream=stream)
+
+    def _watch(self, handle: Any) -> Machine:
+        """Pass a stream through until it ends or a criterion fires. An ending without answer is held back."""
+        holding = False
+        try:
+            while (chunk := (yield Receive(handle))) is not None:
+                body = self._codec.dump(chunk)
+                self._hear(body)
+                holding = holding or (self._transcript.finish is not None and self._missing())
+                if not holding:
+                    yield from self._show(body, chunk)
+                elif (rest := self._labels.relabel(body)) is not None:
+                    yield from self._show(rest)
+                if self._evidence is not None:
+                    break
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield Close(handle)
+            raise
+        yield Close(handle)
+        self._transcript.flush()
+
+    def _hear(self, body: Mapping[str, Any]) -> None:
+        """Take one chunk in; a fault of ours ends the watching and not the call."""
+        try:
+            events = self._transcript.feed(body)
+            self._labels.learn(body, reasoning=any(e.kind == "reasoning" and e.text for e in events))
+            self._tell(events)
+            if self._evidence is None and self._transcript.thinking:
+                self._judge()
+        except Exception as error:
+            if self._criterion is not None or self._guard.ours:
+                logger.warning("watching ended: %s: %s", type(error).__name__, error)
+                self._note(f"watching ended: {type(error).__name__}: {error}")
+            self._criterion, self._guard.ours = None, False
+
+    def _judge(self) -> None:
+        """Ask the criteria, and whether the engine keeps the cap that it was given."""
+        evidence = self._ignored_cap()
+        if evidence is None and self._criterion is not None:
+            evidence = self._criterion.observe(self._transcript.progress())
+        if evidence is None:
+            return
+        self._session.controller.callbacks.emit("on_stop", evidence)
+        if self._continuation is not None:
+            self._evidence = evidence
+        else:
+            self._note(f"{evidence.criterion} fired and nothing could act on it")
+            self._criterion = None
+
+    def _ignored_cap(self) -> Evidence | None:
+        """The watchdog: thinking beyond 1.1 * cap + 32 although a hard cap of the engine was sent."""
+        cap = self._engine_cap()
+        # Estimated counts may be off by a third: do not call an engine broken for that.
+        slack = 1.1 if self._counter is not None else 1.5
+        reported = self._transcript.reported
+        spent = reported.reasoning_tokens if reported is not None else None
+        if spent is not None:
+            slack = 1.1
+        else:
+            spent = self._transcript.reasoning_tokens
+        if cap is None or spent <= slack * cap.value + 32:
+            return None
+        self._on_broken(frozenset({cap.name}))
+        self._note(f"{cap.name}={cap.value} was sent and ignored")
+        engine = self._session.capability.cap
+        names = engine.parameters if engine is not None else ()
+        self._controls = tuple(replace(c, strength="none") if c.name in names else c for c in self._controls)
+        return Evidence(criterion="watchdog", reason=StopReason.CAP)
+
+    def _engine_cap(self) -> AppliedControl | None:
+        engine = self._session.capability.cap
+        names = engine.parameters if engine is not None else ()
+        return next((c for c in self._controls if c.name in names and c.strength == "hard"), None)
+
+    def _try(self, step: Step) -> Machine:
+        """Do one step towards an answer; what fails before it has shown any leaves room for the next."""
+        if not self._changed:
+            self._changed = True
+            self._thoughts = [self._transcript.reasoning]
+        else:
+            self._note(str(step))
+        if step is Step.CONTINUE and self._continuation is not None:
+            work = self._continue(self._continuation)
+        elif step is Step.OFF:
+            off = openai_chat.render(
+                Budget(reasoning_tokens=0, stop="none"),
+                self._session.capability,
+                self._session.caller_params,
+                caller_values="ceiling",
+            )
+            work = self._again(off.params)
+        else:
+            work = self._again(self._session.caller_params)
+        try:
+            yield from work
+        except Exception as error:
+            if step is Step.OWN or not self._transcript.empty:
+                raise
+            self._note(f"not {step}: {type(error).__name__}: {error}")
+            if step is Step.CONTINUE:
+                self._continuation = None
+                if getattr(error, "status_code", None) in MISSING:
+                    self._on_broken(frozenset({ABORT_CONTINUE}))
+
+    def _continue(self, continuation: Continuation) -> Machine:
+        """Write the answer from the closed thought; close again, once, when it begins as a thought."""
+        cue = CUE if self._closes else ""
+        self._closes += 1
+        params = continuation.params(
+            self._session.caller_params,
+            continuation.prompt(self._thoughts, cue=cue),
+            used=self._spent().output_tokens or 0,
+            reserve=self._session.budget.answer_tokens,
+        )
+        transcript = self._begin(raw=True)
+        handle = yield Send(path=COMPLETIONS, params={**params, "stream": True}, stream=True)
+        if self._labels.inline and self._closes == 1:
+            yield from self._show(self._labels.chunk(content=self._session.capability.close_text))
+        opening = Opening()
+        try:
+            while (chunk := (yield Receive(handle))) is not None:
+                for event in self._listen_raw(chunk):
+                    if event.kind == "reasoning":
+                        yield from self._show(self._labels.chunk(reasoning=event.text))
+                    elif event.kind == "answer" and (text := opening.feed(event.text)):
+                        yield from self._show(self._labels.chunk(content=cue + text))
+                        cue = ""
+                if opening.rethinking:
+                    if self._guard.reclose():
+                        break
+                    yield from self._show(self._labels.chunk(content=cue + opening.release()))
+                    cue = ""
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield Close(handle)
+            raise
+        yield Close(handle)
+        if opening.rethinking and transcript.finish is None:
+            self._note("thinking began again after the close and was closed once more")
+            transcript.reclassify()
+            self._thoughts.append(opening.held)
+            yield from self._show(self._labels.chunk(reasoning=opening.held))
+            yield from self._continue(continuation)
+        elif rest := opening.release():
+            yield from self._show(self._labels.chunk(content=cue + rest))
+
+    def _again(self, params: Mapping[str, Any]) -> Machine:
+        """Call the model once more and show its answer as part of the same response."""
+        self._begin()
+        body = {**params, "stream": True}
+        if self._session.capability.stream_usage == "include_usage":
+            body["stream_options"] = {"include_usage": True}
+        handle = yield Send(path=CHAT, params=body, stream=True)
+        try:
+            while (chunk := (yield Receive(handle))) is not None:
+                body = self._codec.dump(chunk)
+                self._tell(self._transcript.feed(body))
+                if (part := self._labels.relabel(body)) is not None:
+                    yield from self._show(part)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield Close(handle)
+            raise
+        yield Close(handle)
+        self._transcript.flush()
+
+    def _show(self, body: Mapping[str, Any], chunk: Any = None) -> Machine:
+        if self._stream:
+            yield Emit(self._codec.chunk(body) if chunk is None else chunk)
+        else:
+            self._assembled.add(body)
+
+    def _ending(self) -> list[dict[str, Any]]:
+        """Return the last chunks of a response that was changed: finish reason, and usage where it is due."""
+        finish = self._transcript.finish or "stop"
+        usages = self._usages()
+        usage = usage_body(self._spent(), prompt=usages[0].prompt_tokens)
+        options = self._session.caller_params.get("stream_options")
+        asked = isinstance(options, Mapping) and options.get("include_usage")
+        if self._session.capability.stream_usage == "always" or not self._stream:
+            return [self._labels.chunk(finish=finish, usage=usage)]
+        last = self._labels.chunk(finish=finish)
+        return [last, self._labels.usage_chunk(usage)] if asked else [last]
+
+    def _missing(self) -> bool:
+        """Whether there is no answer although a budget of ours may be the reason."""
+        transcript = self._transcript
+        ours = self._guard.ours or self._evidence is not None
+        return ours and transcript.empty and transcript.finish not in _ANSWERED_OTHERWISE
+
+    def _begin(self, *, raw: bool = False) -> Transcript:
+        self._transcript = self._listen(raw=raw)
+        self._transcripts.append(self._transcript)
+        return self._transcript
+
+    def _listen(self, *, raw: bool = False) -> Transcript:
+        capability = self._session.capability
+        channels = ChatChannels(
+            open_tag=capability.open_tag,
+            close_tag=capability.close_tag,
+            starts_in_think=capability.starts_in_think and not raw,
+        )
+        return Transcript(
+            channels, clock=self._session.clock, started=self._session.started, counter=self._counter
+        )
+
+    def _listen_raw(self, chunk: Any) -> list[Event]:
+        events = self._transcript.feed(as_chat(self._codec.dump(chunk)))
+        self._tell(events)
+        return events
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            self._session.controller.callbacks.emit("on_delta", event)
+
+    def _usages(self) -> list[Usage]:
+        """Return the usage of every response; a prompt whose count was lost is worked out where possible."""
+        visible = self._session.capability.reasoning != "hidden" and self._session.capability.known
+        usages = [t.usage(visible=visible) for t in self._transcripts]
+        heard = [u for u, t in zip(usages, self._transcripts, strict=True) if t.reported or t.heard]
+        if self._closes and len(heard) > 1 and heard[0].prompt_tokens is None:
+            again, thought = heard[1].prompt_tokens, heard[0].reasoning_tokens
+            if again is not None and thought is not None:
+                closing = Transcript.count(self._session.capability.close_text, self._counter)
+                heard[0] = replace(heard[0], prompt_tokens=max(0, again - thought - closing))
+        return heard or usages[:1]
+
+    def _spent(self) -> Usage:
+        first, *others = self._usages()
+        for usage in others:
+            first += usage
+        return first
+
+    def _time_left(self) -> float | None:
+        deadline = self._session.budget.deadline_s
+        return None if deadline is None else deadline - (self._session.clock() - self._session.started)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def _finish(self, stop: StopReason | None = None) -> None:
+        """Record the outcome; a fault there is logged and costs the record, never the answer."""
+        first, last = self._transcripts[0].timing(), self._transcript.timing()
+        answer = next((t.timing().ttfo_s for t in self._transcripts if t.timing().ttfo_s is not None), None)
+        try:
+            self.outcome = self._session.finish(
+                usage=self._spent(),
+                timing=replace(last, ttft_s=first.ttft_s, ttfo_s=answer),
+                stop=stop or self._reason(),
+                criterion=self._evidence.criterion if self._evidence is not None else None,
+                answered=not all(t.empty for t in self._transcripts),
+                fallback="; ".join(self._notes) or None,
+                controls=self._controls,
+            )
+        except Exception:
+            logger.warning("the outcome could not be recorded", exc_info=True)
+
+    def _reason(self) -> StopReason:
+        """Why thinking ended."""
+        if self._evidence is not None:
+            return self._evidence.reason
+        if self._session.budget.off and any(c.strength != "none" for c in self._controls):
+            return StopReason.OFF
+        cap, first = self._engine_cap(), self._transcripts[0]
+        spent = first.usage(visible=True).reasoning_tokens
+        if cap is not None and spent is not None and spent >= cap.value:
+            return StopReason.CAP
+        return StopReason.LENGTH if first.finish == "length" else StopReason.NATURAL

@@ -1,0 +1,141 @@
+"""How a thought that was cut is continued with its answer: a raw completion of the closed thought."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from budgetctl.capabilities import Capability
+
+COMPLETIONS = "/completions"
+ANSWER_LIMIT = 2048
+"""Tokens of answer asked for where the caller set no limit: servers fall back to as few as 16."""
+CUE = "Final answer:"
+"""What starts the answer when the model would not start it by itself."""
+
+# Sampling belongs to the caller, so all of it goes with the continuation; everything else is about the chat.
+_CARRIED = (
+    "model",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "generation_config",
+    "user",
+)
+
+RenderPrompt = Callable[[Sequence[Mapping[str, Any]]], str]
+
+
+class Continuation:
+    """Builds the raw completion that ends a thought and writes the answer.
+
+    Args:
+        capability: Formats and tags of the model.
+        messages: The call's messages; only read.
+        render_prompt: Renders messages with the generation prompt; None uses the capability's format.
+    """
+
+    def __init__(
+        self,
+        capability: Capability,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        render_prompt: RenderPrompt | None = None,
+    ) -> None:
+        self._capability = capability
+        self._messages = messages
+        self._render = render_prompt or chatml
+
+    @staticmethod
+    def possible(
+        capability: Capability,
+        messages: Any,
+        *,
+        render_prompt: RenderPrompt | None = None,
+    ) -> bool:
+        """Whether thoughts of a call with these messages can be continued."""
+        if capability.continuation is None or not isinstance(messages, Sequence):
+            return False
+        if render_prompt is not None:
+            return True
+        return capability.prompt_format == "chatml" and all(_plain(m) for m in messages)
+
+    def prompt(self, thoughts: Sequence[str], *, cue: str = "") -> str:
+        """Return the prompt up to the answer: every thought closed, then ``cue``."""
+        capability = self._capability
+        head = self._render(self._messages)
+        if not head.rstrip().endswith(capability.open_tag):
+            head += capability.open_text
+        thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(thoughts))
+        return head + thought + capability.close_text + cue
+
+    def params(
+        self, own: Mapping[str, Any], prompt: str, *, used: int, reserve: int | None
+    ) -> dict[str, Any]:
+        """Return the body of the completion call.
+
+        Args:
+            own: The chat call's parameters.
+            prompt: What :meth:`prompt` returned.
+            used: Output tokens that the call has spent already.
+            reserve: Tokens kept for the answer.
+        """
+        extra = own.get("extra_body")
+        flat = {**own, **extra} if isinstance(extra, Mapping) else own
+        body = {key: flat[key] for key in _CARRIED if flat.get(key) is not None}
+        limit = output_limit(flat)
+        rest = ANSWER_LIMIT if limit is None else limit - used
+        return {
+            **body,
+            "prompt": prompt,
+            "max_tokens": max(rest, min(reserve or 1, limit or ANSWER_LIMIT), 1),
+        }
+
+
+def output_limit(params: Mapping[str, Any]) -> int | None:
+    """Return the output limit of a chat call."""
+    limit = params.get("max_completion_tokens")
+    limit = params.get("max_tokens") if limit is None else limit
+    return limit if isinstance(limit, int) else None
+
+
+def chatml(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Render messages in ChatML, as Qwen's chat templates do for calls without tools.
+
+    Thinking in earlier assistant turns is dropped, as these templates drop it.
+    """
+    turns = []
+    for message in messages:
+        text = _text(message.get("content"))
+        if message.get("role") == "assistant" and "</think>" in text:
+            text = text.rpartition("</think>")[2].lstrip("\n")
+        role = "system" if message.get("role") == "developer" else message.get("role")
+        turns.append(f"<|im_start|>{role}\n{text}<|im_end|>\n")
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def _plain(message: Any) -> bool:
+    """Whether a message is text from someone who only talks."""
+    if not isinstance(message, Mapping) or message.get("tool_calls"):
+        return False
+    if message.get("role") not in ("system", "developer", "user", "assistant"):
+        return False
+    content = message.get("content")
+    if isinstance(content, str):
+        return True
+    return isinstance(content, Sequence) and all(
+        isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content
+    )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or ())

@@ -1,0 +1,56 @@
+"""What a machine asks of its shell. A machine is a generator of effects and does no io of its own.
+
+    effect                  the shell answers with
+    Send(path, params)      a handle to the response stream, or the whole response when stream is False
+    Receive(handle)         the next chunk, or None at the end of the stream
+    Close(handle)           nothing; closing twice is allowed and never fails
+    Emit(item)              nothing, once the consumer wants the next one
+
+What the provider or the transport raises is thrown into the machine at the effect that caused it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Post ``params`` to ``path`` (as seen from the API root)."""
+
+    path: str
+    params: Mapping[str, Any]
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for the next chunk of a stream."""
+
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close a stream now, so that the server stops generating."""
+
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand an item to the consumer: a chunk of a stream, or the whole result."""
+
+    item: Any
+
+
+Effect = Send | Receive | Close | Emit
+
+
+class CallerClosed(BaseException):
+    """Thrown into a machine when the consumer wants no more; the machine closes what it has open.
+
+    Not an Exception: no handler for the provider's errors may swallow it.
+    """

@@ -1,0 +1,203 @@
+"""What has been seen of one upstream response: texts, tokens, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from budgetctl.channels import split_response
+from budgetctl.stopping.boundary import Boundaries
+from budgetctl.types import Event, Progress, Timing, Usage
+
+Counter = Callable[[str], int]
+"""Counts the tokens of a text."""
+
+WINDOW = 16_384
+_MEASURED_FROM = 8
+_SHORT = 16
+
+
+class Channels(Protocol):
+    """Reads one dialect's chunks; see ``budgetctl.channels``."""
+
+    def feed(self, body: Mapping[str, Any], /) -> list[Event]:
+        """Return the events of one chunk."""
+        ...
+
+    def flush(self) -> list[Event]:
+        """Return what was held back."""
+        ...
+
+
+class Transcript:
+    """Accumulates events.
+
+    Token counts are exact where ``counter`` is given. Otherwise a short delta counts as one token, because
+    that is what servers send, and a longer one as a token for every four characters.
+
+    Attributes:
+        reasoning: Thinking so far.
+        answer: Answer so far.
+        called: A tool was called.
+        finish: The finish reason.
+        reported: Usage as the provider reported it.
+        reasoning_tokens: Tokens of thinking so far, as well as they are known live.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        *,
+        clock: Callable[[], float],
+        started: float,
+        counter: Counter | None = None,
+    ) -> None:
+        self._channels = channels
+        self._clock = clock
+        self._started = started
+        self._counter = counter
+        self._boundaries = Boundaries()
+        self._recent = ""
+        self._first: float | None = None
+        self._first_answer: float | None = None
+        self._last: float | None = None
+        self._answer_tokens = 0
+        self.reasoning = ""
+        self.answer = ""
+        self.called = False
+        self.finish: str | None = None
+        self.reported: Usage | None = None
+        self.reasoning_tokens = 0
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the model is still thinking: nothing but thoughts so far, and at least one."""
+        return bool(self.reasoning) and not self.answer.strip() and not self.called and self.finish is None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no answer of any kind."""
+        return not self.answer.strip() and not self.called
+
+    def feed(self, body: Mapping[str, Any]) -> list[Event]:
+        """Take one chunk, or a whole completion, as a plain dict and return its events."""
+        events = self._channels.feed(body)
+        for event in events:
+            self._take(event)
+        return events
+
+    def flush(self) -> list[Event]:
+        """Take what the channels held back: the stream has ended."""
+        events = self._channels.flush()
+        for event in events:
+            self._take(event)
+        return events
+
+    def reclassify(self) -> None:
+        """Take the answer so far for thinking: it was thinking that had begun again."""
+        self._take(Event(kind="reclassify"))
+
+    def read_response(self, response: Mapping[str, Any]) -> None:
+        """Take the texts and tool calls of a whole Responses API object."""
+        reasoning, answer = split_response(response)
+        self._take(Event(kind="reasoning", text=reasoning))
+        self._take(Event(kind="answer", text=answer))
+        if any(str(item.get("type", "")).endswith("_call") for item in response.get("output") or ()):
+            self._take(Event(kind="tool"))
+
+    def progress(self) -> Progress:
+        """Return what a criterion may see."""
+        return Progress(
+            reasoning_tokens=self.reasoning_tokens,
+            reasoning=self._recent,
+            elapsed_s=self._clock() - self._started,
+            s_per_token=self._pace(),
+            at_boundary=self._boundaries.at_boundary,
+        )
+
+    def usage(self, *, visible: bool) -> Usage:
+        """Return the tokens of this response with their provenance.
+
+        Args:
+            visible: The model's thinking is delivered, so that none seen means that there was none.
+        """
+        reported = self.reported or Usage(provenance="reported")
+        if reported.reasoning_tokens is not None:
+            return reported
+        if not visible and not self.reasoning:
+            return reported
+        if not self.reasoning and reported.output_tokens is not None:
+            return replace(reported, reasoning_tokens=0, answer_tokens=reported.output_tokens)
+        thought, answered = self._counts(reported.output_tokens)
+        return Usage(
+            prompt_tokens=reported.prompt_tokens,
+            reasoning_tokens=thought,
+            answer_tokens=answered,
+            output_tokens=thought + answered,
+            provenance="counted" if self._counter is not None else "estimated",
+        )
+
+    def timing(self) -> Timing:
+        """Return the seconds until the first token, the first answer token and now."""
+        return Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=self._clock() - self._started)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anything has arrived."""
+        return bool(self.reasoning or self.answer or self.called)
+
+    @staticmethod
+    def count(text: str, counter: Counter | None) -> int:
+        """Return the tokens of ``text``, counted or estimated."""
+        return counter(text) if counter is not None else round(len(text) / 4)
+
+    def _counts(self, output: int | None) -> tuple[int, int]:
+        thought, answered = self.reasoning_tokens, self._answer_tokens
+        if self._counter is not None:
+            thought, answered = self._counter(self.reasoning), self._counter(self.answer)
+        if output is None:
+            return thought, answered
+        if self._counter is None and thought + answered > 0:
+            # The total is known: only its split is estimated.
+            thought = round(output * thought / (thought + answered))
+        thought = min(thought, output)
+        return thought, output - thought
+
+    def _take(self, event: Event) -> None:
+        now = self._clock() - self._started
+        if event.kind in ("reasoning", "answer", "tool") and self._first is None:
+            self._first = now
+        if event.kind == "reasoning":
+            self.reasoning += event.text
+            self._recent = (self._recent + event.text)[-WINDOW:]
+            self._boundaries.feed(event.text)
+            self.reasoning_tokens += self._count(event.text)
+            self._last = now
+        elif event.kind == "answer":
+            self.answer += event.text
+            self._answer_tokens += self._count(event.text)
+            if self._first_answer is None and self.answer.strip():
+                self._first_answer = now
+        elif event.kind == "tool":
+            self.called = True
+            self._first_answer = now if self._first_answer is None else self._first_answer
+        elif event.kind == "reclassify":
+            self.reasoning += self.answer
+            self._recent = (self._recent + self.answer)[-WINDOW:]
+            self.reasoning_tokens += self._answer_tokens
+            self.answer, self._answer_tokens, self._first_answer = "", 0, None
+        elif event.kind == "usage":
+            self.reported = event.usage
+        elif event.kind == "finish":
+            self.finish = event.finish
+
+    def _count(self, text: str) -> int:
+        if self._counter is not None:
+            return self._counter(text)
+        return 1 if len(text) <= _SHORT else round(len(text) / 4)
+
+    def _pace(self) -> float | None:
+        if self._first is None or self._last is None or self.reasoning_tokens < _MEASURED_FROM:
+            return None
+        return (self._last - self._first) / (self.reasoning_tokens - 1)
