@@ -73,7 +73,6 @@ def _embedded(text: str, controller: budgetctl.Controller) -> tuple[str, Outcome
         [messages],
         controller=controller,
         close_text=pocket.CLOSE_TEXT,
-        model_name=pocket.NAME,
     )
     return generation.answer, budgetctl.outcome(generation)
 
