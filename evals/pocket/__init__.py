@@ -1,0 +1,57 @@
+"""The pocket reasoner: a half-million-parameter language model that thinks before it answers.
+
+It lives in the package, so a first run needs no key, no GPU and no download. It is a test bench, never
+evidence about real models. Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from budgetctl.evals.pocket.questions import Question, grade, questions, read_answer
+from budgetctl.evals.pocket.tokenizer import CLOSE_TEXT, END_THINK, THINK
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+__all__ = [
+    "CLOSE_TEXT",
+    "END_THINK",
+    "NAME",
+    "THINK",
+    "Question",
+    "grade",
+    "load",
+    "path",
+    "questions",
+    "read_answer",
+]
+
+NAME = "pocket-1"
+"""The model's name in recordings, and its folder in this package."""
+
+
+def path() -> Path:
+    """Return the folder of the shipped model, which transformers and vLLM load as it is."""
+    return Path(__file__).parent / NAME
+
+
+def load(
+    device: str = "cpu", *, folder: Path | None = None
+) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
+    """Return the model in evaluation mode and its tokenizer.
+
+    Args:
+        device: A torch device.
+        folder: Another trained copy than the shipped one.
+
+    Raises:
+        ImportError: torch or transformers is not installed.
+    """
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+    source = folder or path()
+    model = Qwen3ForCausalLM.from_pretrained(source, local_files_only=True)
+    model.to(device).eval()
+    return model, AutoTokenizer.from_pretrained(source, local_files_only=True)

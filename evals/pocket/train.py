@@ -1,0 +1,227 @@
+"""Train the pocket reasoner from scratch: ``python -m budgetctl.evals.pocket.train --out DIR --seed 0``.
+
+A run that was killed goes on from its last checkpoint and, on CPU, ends with the same weights bit for
+bit. Two CPU cores need well under two hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from budgetctl.evals.pocket.muon import Muon
+from budgetctl.evals.pocket.samples import Sample, batches, samples
+from budgetctl.evals.pocket.tokenizer import build
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything that decides the weights, besides the machine's arithmetic."""
+
+    seed: int = 0
+    tokens: int = 13_000_000
+    """Tokens to train on, prompts included, padding not."""
+    width: int = 96
+    layers: int = 4
+    inner: int = 192
+    batch_tokens: int = 3072
+    pool: int = 2048
+    """Samples that are drawn, sorted by length and packed together."""
+    rate: float = 2.5e-3
+    checkpoint_every: int = 400
+
+
+def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
+    """Return the untrained model of a recipe."""
+    torch.manual_seed(recipe.seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.inner,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.width // 32,
+        num_key_value_heads=recipe.width // 32,
+        head_dim=32,
+        max_position_embeddings=2048,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+class Trainer:
+    """The state of a run: model, optimizers, and how far it got."""
+
+    def __init__(self, recipe: Recipe, *, device: str = "cpu") -> None:
+        self.recipe, self.device = recipe, device
+        self.tokenizer = build()
+        self.model = make_model(recipe, self.tokenizer).to(device)
+        matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if all(p is not m for m in matrices)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=recipe.rate),
+            torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.pool = self.batch = self.step = self.seen = 0
+        self.loss = math.nan
+        self.seconds = 0.0
+
+    def _rate(self) -> float:
+        done = self.seen / self.recipe.tokens
+        return (
+            self.recipe.rate
+            * min(1.0, done / 0.02 + 0.01)
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        )
+
+    def learn(self, batch: list[Sample]) -> float:
+        """Take one step on a batch; return its mean loss per learned token, in nats."""
+        longest = max(len(sample.ids) for sample in batch)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([s.ids + [pad] * (longest - len(s.ids)) for s in batch], device=self.device)
+        learn = torch.tensor([s.learn + [False] * (longest - len(s.ids)) for s in batch], device=self.device)
+        # Padding is on the right, where causal attention never looks back from.
+        states = self.model.model(ids[:, :-1], use_cache=False).last_hidden_state
+        chosen = learn[:, 1:]
+        loss = cross_entropy(self.model.lm_head(states[chosen]), ids[:, 1:][chosen])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = self._rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.seen += sum(len(s.ids) for s in batch)
+        self.step += 1
+        return float(loss.detach())
+
+    def run(self, out: Path, *, max_steps: int | None = None) -> bool:
+        """Train to the end, or for ``max_steps`` more steps; return whether the run is complete."""
+        last = self.step
+        while self.seen < self.recipe.tokens:
+            drawn = samples(self.tokenizer, self.recipe.pool, seed=self.recipe.seed, pool=self.pool)
+            rng = random.Random(f"batches-{self.recipe.seed}-{self.pool}")
+            for batch in list(batches(drawn, tokens=self.recipe.batch_tokens, rng=rng))[self.batch :]:
+                began = time.perf_counter()
+                loss = self.learn(batch)
+                self.seconds += time.perf_counter() - began
+                self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+                self.batch += 1
+                if self.step % self.recipe.checkpoint_every == 0:
+                    self.save(out)
+                if self.step % 20 == 0:
+                    self._progress()
+                if self.seen >= self.recipe.tokens:
+                    break
+                if max_steps is not None and self.step - last >= max_steps:
+                    return False
+            else:
+                self.pool, self.batch = self.pool + 1, 0
+        return True
+
+    def _progress(self) -> None:
+        speed = self.seen / self.seconds
+        eta = (self.recipe.tokens - self.seen) / speed / 60
+        share = self.seen / self.recipe.tokens
+        line = f"{share:4.0%} step {self.step} loss {self.loss:.4f} {speed:,.0f} tokens/s, {eta:.0f} min left"
+        print(line, end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
+        state: dict[str, Any] = {
+            "recipe": asdict(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "progress": (self.pool, self.batch, self.step, self.seen, self.loss, self.seconds),
+        }
+        torch.save(state, out / f"{CHECKPOINT}.tmp")
+        os.replace(out / f"{CHECKPOINT}.tmp", out / CHECKPOINT)
+
+    def resume(self, out: Path) -> None:
+        """Go on from the checkpoint in a folder, if there is one of the same recipe.
+
+        Raises:
+            ValueError: The checkpoint belongs to another recipe.
+        """
+        if not (out / CHECKPOINT).exists():
+            return
+        state = torch.load(out / CHECKPOINT, map_location=self.device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{out / CHECKPOINT} is of another recipe, {state['recipe']}; use another --out")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.pool, self.batch, self.step, self.seen, self.loss, self.seconds = state["progress"]
+
+    def export(self, out: Path) -> None:
+        """Write the model folder that transformers and vLLM load."""
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            max_new_tokens=768,
+        )
+        staged = out / "staged"
+        shutil.rmtree(staged, ignore_errors=True)
+        self.model.save_pretrained(staged)
+        self.tokenizer.save_pretrained(staged)
+        facts = {
+            **asdict(self.recipe),
+            "parameters": self.model.num_parameters(),
+            "steps": self.step,
+            "tokens_seen": self.seen,
+            "seconds": round(self.seconds),
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        (staged / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for file in sorted(staged.iterdir()):
+            os.replace(file, out / file.name)
+        staged.rmdir()
+
+
+def train(out: Path, recipe: Recipe, *, device: str = "cpu") -> None:
+    """Train or resume a recipe in a folder and leave the finished model there."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(recipe, device=device)
+    trainer.resume(out)
+    trainer.run(out)
+    trainer.save(out)
+    trainer.export(out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Train the pocket reasoner from scratch.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the model")
+    parser.add_argument("--seed", type=int, default=Recipe().seed)
+    parser.add_argument(
+        "--tokens", type=int, default=Recipe().tokens, help="tokens to train on (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+    train(args.out, Recipe(seed=args.seed, tokens=args.tokens), device=args.device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
