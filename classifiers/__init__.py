@@ -7,7 +7,7 @@ the controller then leaves the caller's parameters alone. ``python -m budgetctl.
 weights for other traffic from its recordings.
 """
 
-from .base import Classifier
-from .registry import load
+from budgetctl.classifiers.base import Classifier
+from budgetctl.classifiers.registry import load
 
 __all__ = ["Classifier", "load"]

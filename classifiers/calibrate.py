@@ -6,15 +6,17 @@ import math
 from typing import Any
 
 import numpy as np
+from budgetctl.classifiers.fit import Labels, softmax
+from budgetctl.classifiers.linear import QUANTILES, spread
 from numpy.typing import NDArray
-
-from .fit import Labels, softmax
-from .linear import QUANTILES
 
 Array = NDArray[Any]
 
 SAFETY = 1.645
 """Standard errors of coverage that are added to the level: covered with 95 % probability, not on average."""
+
+MIN_KIND = 50
+"""Kinds with fewer calibration questions are only covered as part of the mix."""
 
 
 def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0.02) -> tuple[float, Array]:
@@ -37,26 +39,41 @@ def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0
 
 
 def conformal_level(q: float, n: int) -> float:
-    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q`` with 95 % probability.
+    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q``.
 
-    Split conformal prediction covers ``q`` on average over calibration sets; the margin of ``SAFETY`` binomial
-    standard errors makes an unlucky set unlikely to fall short.
+    Split conformal prediction covers ``q`` on average over calibration sets; the margin of ``SAFETY``
+    binomial standard errors makes an unlucky set unlikely to fall short.
     """
     return min((q + SAFETY * math.sqrt(q * (1 - q) / n)) * (n + 1) / n, 1.0)
 
 
 def shifts(predicted: Array, labels: Labels) -> Array:
-    """Return the corrections [settled, natural] x quantiles that are added to predicted logs.
+    """Return the corrections [settled, natural] x quantiles, in units of :func:`spread`.
 
-    ``settled`` is corrected on the questions that thinking helps, ``natural`` on all. A correction without
-    any question to learn it from is 0.
+    ``settled`` is corrected on the questions that thinking helps, ``natural`` on all. The upper quantiles
+    of ``settled`` cover their share of *every* kind of question in the calibration recordings (of
+    ``MIN_KIND`` or more), not only of the mix: each kind is conformalised by itself and the largest
+    correction holds for all, because traffic shifts between kinds and a kind that is cut short pays with its
+    accuracy. So over the mix they cover more than their share. A correction without any question to learn it
+    from is 0.
     """
     found = np.zeros((2, len(QUANTILES)))
     for target in (0, 1):
         used = labels.weights[:, target] >= 1.0
+        logs = predicted[used, 4 * target : 4 * target + 4]
+        residual = (labels.tokens[used, target, None] - logs) / spread(logs)[:, None]
         for i, q in enumerate(QUANTILES):
-            residual = labels.tokens[used, target] - predicted[used, 4 * target + i]
-            if len(residual):
-                level = conformal_level(q, len(residual)) if q > 0.5 else q
-                found[target, i] = np.quantile(residual, level, method="higher")
+            by_kind = target == 0 and q > 0.5
+            parts = _kinds(residual[:, i], labels.kinds[used]) if by_kind else [residual[:, i]]
+            found[target, i] = max((_correction(part, q) for part in parts if len(part)), default=0.0)
     return found
+
+
+def _kinds(residual: Array, kinds: Array) -> list[Array]:
+    parts = [residual[kinds == kind] for kind in np.unique(kinds)]
+    return [residual, *(part for part in parts if len(part) >= MIN_KIND)]
+
+
+def _correction(residual: Array, q: float) -> float:
+    level = conformal_level(q, len(residual)) if q > 0.5 else q
+    return float(np.quantile(residual, level, method="higher"))

@@ -12,11 +12,10 @@ from itertools import repeat
 from zlib import crc32
 
 import numpy as np
+from budgetctl.classifiers.lexicon import CLASSES, WORD_CLASS
 from numpy.typing import NDArray
 
 from budgetctl.types import Query
-
-from .lexicon import CLASSES, WORD_CLASS
 
 VERSION = 1
 """Weights fit one version of these features; it changes with every change of what is computed here."""
@@ -59,7 +58,7 @@ _LOGS = (
 DENSE = (*_PLAIN, *(f"log_{name}" for name in _LOGS))
 """Names of the dense features, in order."""
 
-_CHAR_GROUPS = np.array([[float(chr(c).encode("latin-1") in chars) for _, chars in _CHARS] for c in range(256)])
+_CHAR_GROUPS = np.array([[float(bytes([c]) in chars) for _, chars in _CHARS] for c in range(256)])
 """256 x groups: which byte counts in which group."""
 
 
@@ -91,7 +90,8 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
         *_classes(asked),
     ]
     chars = np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _CHAR_GROUPS
-    dense = np.concatenate((np.array(plain), np.log1p(np.concatenate((np.array(counts), chars)))))
+    dense = np.concatenate((np.array(plain + counts, dtype=np.float64), chars))
+    np.log1p(dense[len(plain) :], out=dense[len(plain) :])
     return _ngrams(words, asked, numbers), dense
 
 

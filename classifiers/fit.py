@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from budgetctl.classifiers import features
+from budgetctl.classifiers.linear import QUANTILES
+from budgetctl.classifiers.targets import Example
 from numpy.typing import NDArray
 
 from budgetctl.types import Query
-
-from . import features
-from .linear import QUANTILES
-from .targets import Example
 
 Array = NDArray[Any]
 Params = dict[str, Array]
 
 AT_ONCE_WEIGHT = 0.1
-"""Weight in the curve of ``settled`` of questions that need no thinking: enough to be near 0 where all are."""
+"""Weight, in the curve of ``settled``, of questions that need no thinking: near 0 where all are such."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +60,8 @@ class Labels:
     """questions x 2: log(1 + tokens) of settled and natural, 0 where unknown."""
     weights: Array
     """questions x 2: 0 where unknown."""
+    kinds: Array
+    """What kind of question each is."""
 
 
 @dataclass(slots=True)
@@ -76,7 +77,9 @@ class Scaler:
     def of(cls, dense: Array) -> Scaler:
         """Measure it on training questions; a feature that never varies there gets scale 1."""
         scale = dense.std(axis=0)
-        return cls(dense.mean(axis=0), np.where(scale > 1e-6, scale, 1.0), dense.min(axis=0), dense.max(axis=0))
+        return cls(
+            dense.mean(axis=0), np.where(scale > 1e-6, scale, 1.0), dense.min(axis=0), dense.max(axis=0)
+        )
 
     def __call__(self, dense: Array) -> Array:
         return (np.clip(dense, self.low, self.high) - self.centre) / self.scale
@@ -123,7 +126,7 @@ def vocabulary(encoded: Sequence[tuple[Array, Array]], recipe: Recipe) -> Array:
 
 def inputs(encoded: Sequence[tuple[Array, Array]], known: Array, scaler: Scaler) -> Inputs:
     """Return the matrices that the network reads."""
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # scipy ships no types
 
     index, starts, values = [], [0], []
     for hashes, _ in encoded:
@@ -148,7 +151,12 @@ def labels(examples: Sequence[Example]) -> Labels:
             for e in examples
         ]
     )
-    return Labels(classes=classes.astype(float), tokens=tokens, weights=weights)
+    return Labels(
+        classes=classes.astype(float),
+        tokens=tokens,
+        weights=weights,
+        kinds=np.array([e.kind for e in examples]),
+    )
 
 
 _CLASSES = ((True, True), (False, True), (True, False), (False, False))
@@ -189,7 +197,9 @@ def _initial(x: Inputs, y: Labels, recipe: Recipe, rng: np.random.Generator) -> 
     }
 
 
-def _gradients(p: Params, x: Inputs, y: Labels, batch: Array, recipe: Recipe, rng: np.random.Generator) -> Params:
+def _gradients(
+    p: Params, x: Inputs, y: Labels, batch: Array, recipe: Recipe, rng: np.random.Generator
+) -> Params:
     bag, dense = x.bag[batch], x.dense[batch]
     z = np.hstack((bag @ p["rows"], dense))
     keep = (rng.random(z.shape) >= recipe.drop) / (1 - recipe.drop)
@@ -218,13 +228,13 @@ def _class_gradient(logits: Array, allowed: Array) -> Array:
     """Gradient of -log(sum of the probabilities of the allowed classes)."""
     p = softmax(logits)
     posterior = p * allowed
-    return p - posterior / posterior.sum(axis=1, keepdims=True)
+    return np.asarray(p - posterior / posterior.sum(axis=1, keepdims=True))
 
 
 def _pinball_gradient(predicted: Array, tokens: Array, weights: Array) -> Array:
     q = np.tile(QUANTILES, 2)
     below = np.repeat(tokens, len(QUANTILES), axis=1) < predicted
-    return (below - q) * np.repeat(weights, len(QUANTILES), axis=1)
+    return np.asarray((below - q) * np.repeat(weights, len(QUANTILES), axis=1))
 
 
 def softmax(logits: Array) -> Array:

@@ -12,15 +12,16 @@ _LEXICON: dict[str, str] = {
     "list": "list name all every each enumerate find",
     "prove": "prove proof show derive theorem lemma verify contradiction",
     "compute": "calculate compute solve evaluate simplify determine integral derivative equation value",
-    "code": "code function python java javascript sql class return def import program algorithm implement bug "
-    "debug script array string",
+    "code": "code function python java javascript sql class return def import program algorithm implement "
+    "bug debug script array string",
     "write": "write translate summarize summarise rewrite draft essay poem email story",
     "logic": "if then else unless either neither nor not no none only some any both",
     "compare": "more less than greater fewer larger smaller most least highest lowest better equal same",
     "order": "before after until first last next then previous again once second third",
-    "arithmetic": "plus minus times divided multiply add subtract sum difference product total half twice double "
-    "average ratio percent even odd",
-    "change": "gives gets takes buys sells loses finds moves swap swaps exchange becomes leaves left remaining",
+    "arithmetic": "plus minus times divided multiply add subtract sum difference product total half twice "
+    "double average ratio percent even odd",
+    "change": "gives gets takes buys sells loses finds moves swap swaps exchange becomes leaves left "
+    "remaining",
     "relation": "follow follows says contains holds has owns between above below next opposite older taller",
     "constraint": "must exactly without such satisfy given suppose assume constraint maximum minimum at",
     "probability": "probability chance random expected likely odds distribution",

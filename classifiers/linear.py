@@ -16,22 +16,26 @@ import hashlib
 import math
 import os
 import zipfile
+from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from budgetctl.classifiers import features
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from budgetctl.errors import ClassifierError
 from budgetctl.types import Estimate, Quantiles, Query
 
-from . import features
-
 QUANTILES = (0.5, 0.8, 0.9, 0.95)
 SCHEMA_VERSION: Literal[1] = 1
 FOREIGN_MODEL = 0.25
 """Confidence is multiplied by this for a named model that is not among those the weights were trained on."""
+MIN_SPREAD = 0.05
+MAX_LOG = 20.0
+"""No estimate is above e**20 tokens, whatever the weights."""
 
 Array = NDArray[Any]
 
@@ -63,14 +67,26 @@ class Header(BaseModel):
 
 
 ARRAYS: dict[str, int] = {
-    **{"known": 1, "rows": 2, "centre": 1, "scale": 1, "low": 1, "high": 1},
-    **{"hidden": 2, "hidden_bias": 1, "heads": 2, "heads_bias": 1},
-    **{"temperature": 0, "class_bias": 1, "shift": 2, "familiar": 0},
+    "known": 1,
+    "rows": 2,
+    "centre": 1,
+    "scale": 1,
+    "low": 1,
+    "high": 1,
+    "hidden": 2,
+    "hidden_bias": 1,
+    "heads": 2,
+    "heads_bias": 1,
+    "temperature": 0,
+    "class_bias": 1,
+    "shift": 2,
+    "familiar": 0,
 }
 """The arrays of a weight file and their number of dimensions.
 
 ``known`` sorted hashes, ``rows`` their vectors; ``centre scale low high`` of the dense features; ``shift``
-conformal corrections [settled, natural] x quantiles; ``familiar`` the share of known n-grams of usual traffic.
+conformal corrections [settled, natural] x quantiles, in units of :func:`spread`; ``familiar`` the share of
+known n-grams that usual traffic has.
 """
 
 
@@ -82,14 +98,17 @@ class LinearClassifier:
         self._arrays = arrays
         self._known = arrays["known"]
         wide = {k: v.astype(np.float64) for k, v in arrays.items() if k != "known"}
-        self._rows = arrays["rows"].astype(np.float32)
-        self._centre, self._inverse = wide["centre"], 1.0 / wide["scale"]
+        # What is linear is multiplied out once: a query costs a sum of rows and two small products.
+        width = wide["rows"].shape[1]
+        self._rows = (wide["rows"] @ wide["hidden"][:width]).astype(np.float32)
+        self._inverse = 1.0 / wide["scale"]
+        self._dense = self._inverse[:, None] * wide["hidden"][width:]
+        self._bias = wide["hidden_bias"] - wide["centre"] @ self._dense
         self._low, self._high = wide["low"], wide["high"]
-        self._hidden, self._hidden_bias = wide["hidden"], wide["hidden_bias"]
         self._heads, self._heads_bias = wide["heads"], wide["heads_bias"]
         self._inverse_temperature = 1.0 / float(wide["temperature"])
-        self._class_bias = wide["class_bias"]
-        self._shift = wide["shift"].ravel()
+        self._class_bias = wide["class_bias"].tolist()
+        self._shift = wide["shift"].tolist()
         self._familiar = float(wide["familiar"])
         self._models = frozenset(_base_name(m) for m in header.trained_on.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
@@ -107,41 +126,48 @@ class LinearClassifier:
     def estimate(self, query: Query) -> Estimate:
         """Return the success curve of ``query``, in tokens of the model the weights were trained on."""
         hashes, dense = features.encode(query)
-        z, share, outside = self._inputs(hashes, dense)
-        out = np.maximum(z @ self._hidden + self._hidden_bias, 0.0) @ self._heads + self._heads_bias
+        rows, share = self._look_up(hashes)
+        clipped = np.minimum(np.maximum(dense, self._low), self._high)
+        outside = float((np.abs(dense - clipped) * self._inverse).max())
+        bag = self._rows.take(rows, axis=0).sum(axis=0) / math.sqrt(len(rows) or 1)
+        hidden = np.maximum(bag + clipped @ self._dense + self._bias, 0.0)
+        out: list[float] = (hidden @ self._heads + self._heads_bias).tolist()
         p_off, p_full = self._probabilities(out[:4])
-        settled, natural = _quantiles(out[4:] + self._shift)
+        settled = _tokens(out[4:8], self._shift[0])
+        # Thinking ends after it has settled.
+        natural = [max(pair) for pair in zip(settled, _tokens(out[8:], self._shift[1]), strict=True)]
         return Estimate(
             p_off=p_off,
             p_full=p_full,
-            settled=settled,
-            natural=natural,
+            settled=_named(settled),
+            natural=_named(natural),
             confidence=self._confidence(share, outside, query.model),
             source=self._source,
         )
 
-    def _inputs(self, hashes: Array, dense: Array) -> tuple[Array, float, float]:
-        """Return the network's inputs, the share of known n-grams, and how far dense features are outside."""
+    def _look_up(self, hashes: Array) -> tuple[Array, float]:
+        """Return the rows of the known n-grams, each once, and the share of n-grams that are known."""
+        if not len(hashes) or not len(self._known):
+            return np.empty(0, dtype=np.intp), 0.0
         at = self._known.searchsorted(hashes)
-        at[at == len(self._known)] = 0
-        found = at[self._known[at] == hashes]
-        share = len(found) / len(hashes) if len(hashes) else 0.0
-        rows = np.unique(found)
-        bag = self._rows[rows].sum(axis=0) / math.sqrt(len(rows) or 1)
-        clipped = np.minimum(np.maximum(dense, self._low), self._high)
-        outside = float((np.abs(dense - clipped) * self._inverse).max())
-        return np.concatenate((bag, (clipped - self._centre) * self._inverse)), share, outside
+        found = at[self._known.take(at, mode="clip") == hashes]
+        once = np.zeros(len(self._known), dtype=bool)
+        once[found] = True
+        return once.nonzero()[0], len(found) / len(hashes)
 
-    def _probabilities(self, logits: Array) -> tuple[float, float]:
-        logits = logits * self._inverse_temperature + self._class_bias
-        e = np.exp(logits - logits.max())
-        both, only_full, only_off, _ = (e / e.sum()).tolist()
-        return both + only_off, both + only_full
+    def _probabilities(self, logits: list[float]) -> tuple[float, float]:
+        scaled = [x * self._inverse_temperature + b for x, b in zip(logits, self._class_bias, strict=True)]
+        top = max(scaled)
+        both, only_full, only_off, neither = [math.exp(x - top) for x in scaled]
+        total = both + only_full + only_off + neither
+        return (both + only_off) / total, (both + only_full) / total
 
     def _confidence(self, share: float, outside: float, model: str | None) -> float:
         """Full at the share of known n-grams that usual traffic has, none at half of it."""
         confidence = min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) * math.exp(-outside)
-        return confidence if model is None or _base_name(model) in self._models else FOREIGN_MODEL * confidence
+        return (
+            confidence if model is None or _base_name(model) in self._models else FOREIGN_MODEL * confidence
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:
@@ -152,12 +178,14 @@ class LinearClassifier:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError:
             raise ClassifierError(f"{path}: no such weight file") from None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ClassifierError(f"{path}: not a readable weight file, damaged or truncated: {error}") from error
+            raise ClassifierError(
+                f"{path}: not a readable weight file, damaged or truncated: {error}"
+            ) from error
         except Exception as error:  # zlib.error and what else a flipped bit can bring
             raise ClassifierError(f"{path}: damaged weight file: {error!r}") from error
         try:
@@ -169,7 +197,7 @@ class LinearClassifier:
         """Write a weight file."""
         header = np.frombuffer(self.header.model_dump_json().encode(), dtype=np.uint8)
         with Path(path).open("wb") as file:
-            np.savez_compressed(file, header=header, **self._arrays)
+            np.savez_compressed(file, allow_pickle=False, header=header, **self._arrays)
 
 
 def digest(arrays: dict[str, Array]) -> str:
@@ -192,7 +220,9 @@ def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
         key = ".".join(map(str, first["loc"])) or "header"
         raise ValueError(f"header: {key}: {first['msg']}, seen {first['input']!r:.80}") from error
     if header.features != features.VERSION:
-        raise ValueError(f"made for features version {header.features}, this package computes {features.VERSION}")
+        raise ValueError(
+            f"made for features version {header.features}, this package computes {features.VERSION}"
+        )
     missing = sorted(set(ARRAYS) - set(arrays))
     if missing:
         raise ValueError(f"arrays are missing: {', '.join(missing)}")
@@ -201,14 +231,22 @@ def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
         raise ValueError(f"arrays have the wrong number of dimensions: {', '.join(wrong)}")
     seen = digest(arrays)
     if seen != header.sha256:
-        raise ValueError(f"checksum is {seen[:12]}.., the header says {header.sha256[:12]}..: damaged or altered")
+        raise ValueError(
+            f"checksum is {seen[:12]}.., the header says {header.sha256[:12]}..: damaged or altered"
+        )
     return header, arrays
 
 
-def _quantiles(logs: Array) -> tuple[Quantiles, Quantiles]:
-    """Return settled and natural, made non-decreasing; natural, where thinking ends, is never below settled."""
-    tokens = np.expm1(np.maximum.accumulate(np.maximum(logs.reshape(2, 4), 0.0), axis=1))
-    return _named(tokens[0].tolist()), _named(np.maximum(tokens[0], tokens[1]).tolist())
+def spread(logs: Array) -> Array:
+    """Return the unit of conformal corrections: the predicted distance between the median and p95."""
+    return np.asarray(np.maximum(logs[..., 3] - logs[..., 0], MIN_SPREAD))
+
+
+def _tokens(logs: list[float], shift: list[float]) -> list[float]:
+    """Return corrected quantiles in tokens, made non-decreasing."""
+    unit = max(logs[3] - logs[0], MIN_SPREAD)
+    corrected = accumulate((log + s * unit for log, s in zip(logs, shift, strict=True)), max, initial=0.0)
+    return [math.expm1(min(log, MAX_LOG)) for log in corrected][1:]
 
 
 def _named(values: list[float]) -> Quantiles:

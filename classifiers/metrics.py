@@ -6,37 +6,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from budgetctl.classifiers.linear import QUANTILES
+from budgetctl.classifiers.targets import Example
 
 from budgetctl.types import Estimate
 
-from .linear import QUANTILES
-from .targets import Example
-
 
 def evaluate(estimates: Sequence[Estimate], examples: Sequence[Example]) -> dict[str, Any]:
-    """Return AUC and Brier score of p_off and p_full, and per token count coverage, pinball loss and Spearman.
+    """Return AUC and Brier score of p_off and p_full; coverage, pinball loss and Spearman of token counts.
 
     ``settled`` is judged on the questions that thinking helps, its ``coverage_all`` on all with a known
-    settling point. Coverage is the share at or below the quantile; pinball loss is in log(1 + tokens). A number
-    that the examples cannot give is None.
+    settling point. Coverage is the share at or below the quantile; pinball loss is in log(1 + tokens). A
+    number that the examples cannot give is None.
     """
     pairs = list(zip(estimates, examples, strict=True))
     helped = [(e, x) for e, x in pairs if x.helped]
     known = [(e, x) for e, x in pairs if x.settled is not None]
     timed = [(e, x) for e, x in pairs if x.natural is not None]
-    coverage_all = [_share([x.settled <= _at(e.settled, q) for e, x in known if x.settled is not None]) for q in QUANTILES]
+    coverage_all = [
+        _share([x.settled <= _at(e.settled, q) for e, x in known if x.settled is not None]) for q in QUANTILES
+    ]
     return {
         "n": len(pairs),
         "accuracy_full": _share([x.full for _, x in pairs]),
         "accuracy_off": _share([x.off for _, x in pairs if x.off is not None]),
         "p_full": _binary([e.p_full for e, _ in pairs], [x.full for _, x in pairs]),
-        "p_off": _binary([e.p_off for e, x in pairs if x.off is not None], [x.off for _, x in pairs if x.off is not None]),
+        "p_off": _binary(
+            [e.p_off for e, x in pairs if x.off is not None], [x.off for _, x in pairs if x.off is not None]
+        ),
         "settled": {
             **_quantiles([(e.settled, x.settled or 0) for e, x in helped]),
             "coverage_all": _by_quantile(coverage_all),
         },
         "natural": _quantiles([(e.natural, x.natural or 0) for e, x in timed]),
-        "confidence_p5": _round(float(np.quantile([e.confidence for e, _ in pairs], 0.05))) if pairs else None,
+        "confidence_p5": _round(float(np.quantile([e.confidence for e, _ in pairs], 0.05)))
+        if pairs
+        else None,
     }
 
 

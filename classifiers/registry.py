@@ -7,9 +7,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from budgetctl.errors import ClassifierError
+from budgetctl.classifiers.base import Classifier
 
-from .base import Classifier
+from budgetctl.errors import ClassifierError
 
 GROUP = "budgetctl.classifiers"
 """Entry-point group: each entry is a callable without arguments that returns a classifier."""
@@ -41,7 +41,7 @@ def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:
 
 @cache
 def _from_file(path: Path, changed_ns: int | None) -> Classifier:
-    from .linear import LinearClassifier
+    from budgetctl.classifiers.linear import LinearClassifier
 
     return LinearClassifier.load(path)
 
@@ -55,7 +55,9 @@ def _from_entry_point(name: str) -> Classifier:
     try:
         classifier = installed[name].load()()
     except Exception as error:
-        raise ClassifierError(f"classifier {name!r} ({installed[name].value}) failed to load: {error!r}") from error
+        raise ClassifierError(
+            f"classifier {name!r} ({installed[name].value}) failed to load: {error!r}"
+        ) from error
     if not isinstance(classifier, Classifier):
         raise ClassifierError(
             f"classifier {name!r} ({installed[name].value}) lacks one of name, hash, estimate: "

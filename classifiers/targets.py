@@ -18,12 +18,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from budgetctl.errors import ClassifierError
+
+REQUIRED = ("dataset", "question_id", "model", "budget", "correct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Example:
     question_id: str
     dataset: str
     model: str
+    kind: str
     text: str
     off: bool | None
     full: bool
@@ -54,7 +58,12 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
     groups: dict[tuple[str, str, str, int], list[Mapping[str, Any]]] = {}
     for path in map(Path, paths):
         for row in _rows(path):
-            key = (str(row["dataset"]), str(row["question_id"]), str(row["model"]), int(row.get("sample") or 0))
+            key = (
+                str(row["dataset"]),
+                str(row["question_id"]),
+                str(row["model"]),
+                int(row.get("sample") or 0),
+            )
             groups.setdefault(key, []).append(row)
     examples = [e for key, rows in groups.items() if (e := _example(key, rows)) is not None]
     if not examples:
@@ -65,49 +74,59 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _row(line, where=f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ClassifierError(f"{path}: cannot be read: {error}") from error
 
 
-def _row(line: str, *, where: str) -> Mapping[str, Any]:
+def _row(line: bytes, *, where: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ClassifierError(f"{where}: not JSON: {error}") from error
-    missing = {"dataset", "question_id", "model", "budget", "correct"} - set(row if isinstance(row, dict) else ())
+    missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
     if missing:
-        raise ClassifierError(f"{where}: a recording's row has {', '.join(sorted(missing))}")
+        raise ClassifierError(f"{where}: not a row of a recording, it lacks {', '.join(missing)}")
     return dict(row)
 
 
 def _example(key: tuple[str, str, str, int], rows: list[Mapping[str, Any]]) -> Example | None:
-    kinds = {(row["budget"] or {}).get("kind"): row for row in rows if not row.get("coupled")}
     text = next((row["question"] for row in rows if row.get("question")), None)
-    end = kinds.get("natural") or next((r for r in rows if (r["budget"] or {}).get("kind") == "natural"), None)
+    end = next((row for row in rows if _kind(row) == "natural"), None)
     if end is None or text is None or end["correct"] is None:
         return None
-    curve = sorted(
-        (int(row["reasoning_tokens"]), bool(row["correct"]))
-        for row in rows
-        if row.get("coupled") and row is not end and row["correct"] is not None and row["reasoning_tokens"] is not None
-    )
+    curve = _curve([row for row in rows if row is not end and row.get("coupled")])
+    offs = [row["correct"] for row in rows if _kind(row) == "off"]
+    off = offs[0] if offs else next((right for tokens, right in curve if not tokens), None)
     natural = end.get("reasoning_tokens")
     full = bool(end["correct"])
-    off = kinds["off"]["correct"] if "off" in kinds else next((right for tokens, right in curve if not tokens), None)
     dataset, question_id, model, _ = key
     return Example(
         question_id=f"{dataset}/{question_id}",
         dataset=dataset,
         model=model,
+        kind=str(end.get("subject") or end.get("cluster") or ""),
         text=text,
         off=None if off is None else bool(off),
         full=full,
         natural=natural,
         settled=_settled(curve, natural) if full and curve and natural is not None else None,
+    )
+
+
+def _kind(row: Mapping[str, Any]) -> str | None:
+    return (row["budget"] or {}).get("kind")
+
+
+def _curve(cuts: list[Mapping[str, Any]]) -> list[tuple[int, bool]]:
+    """Return (tokens, right) of the prefix cuts of one thinking, shortest first."""
+    return sorted(
+        (int(row["reasoning_tokens"]), bool(row["correct"]))
+        for row in cuts
+        if row["correct"] is not None and row.get("reasoning_tokens") is not None
     )
 
 

@@ -1,8 +1,8 @@
-"""``python -m budgetctl.classifiers.train CUBE.. --calibration CUBE.. --out FILE.npz``: weights from recordings.
+"""Weights from recordings: ``python -m budgetctl.classifiers.train CUBE.. --calibration CUBE.. --out FILE``.
 
-Training and calibration must be different questions: one that occurs in both is taken out of training. Needs the
-``train`` extra. Prints the metrics on the calibration questions (for which calibration is in-sample) and on
-each ``--test`` recording as JSON.
+Training and calibration must be different questions: one that occurs in both is taken out of training.
+Needs the ``train`` extra. Prints the metrics on the calibration questions (for which calibration is
+in-sample) and on each ``--test`` recording as JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from budgetctl.classifiers import calibrate, features, fit, metrics, targets
+from budgetctl.classifiers.linear import Header, LinearClassifier, Source, digest
+from budgetctl.classifiers.targets import Example
 from numpy.typing import NDArray
 
 from budgetctl.errors import BudgetctlError, ClassifierError
 from budgetctl.types import Query
-
-from . import calibrate, features, fit, metrics, targets
-from .linear import Header, LinearClassifier, Source, digest
-from .targets import Example
 
 MIN_QUESTIONS = 50
 
@@ -47,7 +46,9 @@ def train(
     training = [e for e in training if e.question_id not in kept_back and e.text not in kept_back]
     for side, examples in (("training", training), ("calibration", calibration)):
         if len({e.question_id for e in examples}) < MIN_QUESTIONS:
-            raise ClassifierError(f"{side}: {len(examples)} examples; at least {MIN_QUESTIONS} questions are needed")
+            raise ClassifierError(
+                f"{side}: {len(examples)} examples; at least {MIN_QUESTIONS} questions are needed"
+            )
     encoded = fit.encode(training)
     known = fit.vocabulary(encoded, recipe)
     scaler = fit.Scaler.of(np.array([dense for _, dense in encoded]))
@@ -63,7 +64,7 @@ def train(
     labels = fit.labels(calibration)
     temperature, bias = calibrate.classes(out[:, :4], labels.classes)
     arrays |= {"temperature": np.float32(temperature), "class_bias": bias.astype(np.float32)}
-    arrays["shift"] = calibrate.shifts(out[:, :12][:, 4:], labels).astype(np.float32)
+    arrays["shift"] = calibrate.shifts(out[:, 4:], labels).astype(np.float32)
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     header = Header(
         name=name,
@@ -118,15 +119,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     size = Path(args.out).stat().st_size
-    print(json.dumps({"out": str(args.out), "bytes": size, "sha256": classifier.hash, "metrics": report}, indent=2))
+    print(
+        json.dumps(
+            {"out": str(args.out), "bytes": size, "sha256": classifier.hash, "metrics": report}, indent=2
+        )
+    )
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m budgetctl.classifiers.train", description="Weights from recordings.")
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetctl.classifiers.train", description="Weights from recordings."
+    )
     parser.add_argument("cubes", nargs="+", type=Path, metavar="CUBE", help="recordings to train on")
-    parser.add_argument("--calibration", nargs="+", type=Path, required=True, metavar="CUBE", help="other questions")
-    parser.add_argument("--test", nargs="*", type=Path, default=[], metavar="CUBE", help="report metrics on these too")
+    parser.add_argument(
+        "--calibration", nargs="+", type=Path, required=True, metavar="CUBE", help="other questions"
+    )
+    parser.add_argument(
+        "--test", nargs="*", type=Path, default=[], metavar="CUBE", help="report metrics on these too"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     parser.add_argument("--name", default="linear", help="its name in records")
     parser.add_argument("--note", default="", help="what a reader of the weights should know")

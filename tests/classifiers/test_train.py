@@ -1,0 +1,142 @@
+"""Training: calibrated on questions it never saw, and judged on others again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from budgetctl.classifiers import fit, load, train
+from budgetctl.classifiers.calibrate import conformal_level
+from budgetctl.classifiers.linear import LinearClassifier
+from budgetctl.classifiers.metrics import auc, evaluate, spearman
+from budgetctl.classifiers.targets import Example
+
+from budgetctl.errors import ClassifierError
+from budgetctl.types import Query
+
+from .conftest import RECIPE
+from .traffic import rows, write
+
+Recorded = dict[str, list[Example]]
+
+
+def test_probabilities_mean_what_they_say(toy: LinearClassifier, recorded: Recorded) -> None:
+    found = train.evaluate(toy, recorded["test"])
+    assert abs(found["p_full"]["mean"] - found["accuracy_full"]) < 0.04
+    assert abs(found["p_off"]["mean"] - found["accuracy_off"]) < 0.03
+    assert found["p_off"]["auc"] > 0.98
+    assert found["p_off"]["brier"] < 0.03
+
+
+def test_quantiles_cover_their_share(toy: LinearClassifier, recorded: Recorded) -> None:
+    found = train.evaluate(toy, recorded["test"])
+    for name in ("settled", "natural"):
+        assert found[name]["coverage"]["p90"] >= 0.87
+        assert found[name]["coverage"]["p95"] >= 0.92
+        assert found[name]["spearman"] > 0.9
+
+
+def test_the_cap_at_p90_keeps_accuracy_and_saves_tokens(toy: LinearClassifier, recorded: Recorded) -> None:
+    known = [e for e in recorded["test"] if e.settled is not None and e.natural is not None]
+    caps = [toy.estimate(Query.from_text(e.text)).settled.p90 for e in known]
+    assert np.mean([cap >= (e.settled or 0) for cap, e in zip(caps, known, strict=True)]) > 0.95
+    used = sum(min(cap, e.natural or 0) for cap, e in zip(caps, known, strict=True))
+    assert used < 0.75 * sum(e.natural or 0 for e in known)
+
+
+def test_calibration_questions_are_taken_out_of_training(recorded: Recorded) -> None:
+    leaking = recorded["train"][:200] + recorded["calibration"]
+    classifier = train.train(
+        leaking, recorded["calibration"], name="x", note="", created="", recipe=replace(RECIPE, epochs=1)
+    )
+    assert classifier.header.trained_on.questions == 200
+    assert classifier.header.calibrated_on.questions == 500
+
+
+def test_the_same_recipe_gives_the_same_weights(recorded: Recorded) -> None:
+    short = replace(RECIPE, epochs=1)
+    cubes = recorded["train"], recorded["calibration"]
+    first, again = (train.train(*cubes, name="x", note="", created="", recipe=short) for _ in range(2))
+    assert first.hash == again.hash
+
+
+def test_too_few_questions_are_refused(recorded: Recorded) -> None:
+    with pytest.raises(ClassifierError, match="calibration: 10 examples; at least 50 questions"):
+        train.train(recorded["train"], recorded["calibration"][:10], name="x", note="", created="")
+
+
+def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
+    """Finite differences of the printed loss, on a smooth point of it, against the analytic gradient."""
+    examples = recorded["train"][:40]
+    recipe = fit.Recipe(width=4, hidden=6, drop=0.0, min_count=2)
+    encoded = fit.encode(examples)
+    known = fit.vocabulary(encoded, recipe)
+    x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
+    y, rng = fit.labels(examples), np.random.default_rng(3)
+    params = {k: v.astype(float) for k, v in fit._initial(x, y, recipe, rng).items()}
+    grads = fit._gradients(params, x, y, np.arange(40), recipe, rng)
+
+    def loss() -> float:
+        out = fit.forward(params, x)
+        chance = (fit.softmax(out[:, :4]) * y.classes).sum(axis=1)
+        q = np.tile(fit.QUANTILES, 2)
+        error = np.repeat(y.tokens, 4, axis=1) - out[:, 4:]
+        pinball = np.maximum(q * error, (q - 1) * error) * np.repeat(y.weights, 4, axis=1)
+        return float(-np.log(chance).mean() + recipe.pinball * pinball.sum(axis=1).mean())
+
+    for name in ("heads", "hidden", "hidden_bias", "rows"):
+        at = np.unravel_index(np.argmax(np.abs(grads[name])), grads[name].shape)
+        params[name][at] += 1e-6
+        above = loss()
+        params[name][at] -= 2e-6
+        below = loss()
+        params[name][at] += 1e-6
+        assert (above - below) / 2e-6 == pytest.approx(grads[name][at], rel=1e-3)
+
+
+def test_an_unknown_outcome_allows_the_classes_it_leaves_open(recorded: Recorded) -> None:
+    known = replace(recorded["train"][0], off=False, full=True)
+    open_ended = replace(known, off=None)
+    assert fit.labels([known, open_ended]).classes.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_the_conformal_level_asks_for_more_when_there_is_less_to_learn_from() -> None:
+    levels = [conformal_level(0.9, n) for n in (50, 200, 1000, 100_000)]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] == pytest.approx(0.9, abs=0.002)
+    assert conformal_level(0.95, 5) == 1.0
+
+
+def test_metrics_by_hand() -> None:
+    assert auc([0.1, 0.4, 0.4, 0.9], [False, False, True, True]) == pytest.approx(0.875)
+    assert auc([0.5, 0.6], [True, True]) is None
+    assert spearman([1, 2, 3, 4], [10, 20, 20, 40]) == pytest.approx(0.9487, abs=1e-4)
+    assert spearman([1, 1], [1, 2]) is None
+
+
+def test_metrics_that_nothing_is_known_of_are_none(toy: LinearClassifier, recorded: Recorded) -> None:
+    blank = replace(recorded["test"][0], off=None, settled=None, natural=None)
+    found = evaluate([toy.estimate(Query.from_text(blank.text))], [blank])
+    assert found["accuracy_off"] is None
+    assert found["p_off"] == {"auc": None, "brier": None, "mean": None}
+    assert found["settled"]["coverage"]["p90"] is None
+
+
+def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cubes = [write(tmp_path / f"{i}.jsonl.gz", rows(n, seed=i)) for i, n in enumerate((120, 60, 60))]
+    out = tmp_path / "w.npz"
+    argv = [cubes[0], "--calibration", cubes[1], "--test", cubes[2], "--out", out, "--name", "mine"]
+    assert train.main([str(a) for a in argv]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["sha256"] == load(out).hash
+    assert load(out).name == "mine"
+    assert printed["metrics"][str(cubes[2])]["n"] == 60
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = str(tmp_path / "gone.jsonl")
+    assert train.main([gone, "--calibration", gone, "--out", str(tmp_path / "w.npz")]) == 2
+    assert "gone.jsonl: cannot be read" in capsys.readouterr().err
