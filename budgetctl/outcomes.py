@@ -139,10 +139,12 @@ class UsageRow(Row):
 
     def usage(self) -> Usage:
         """Return the value that the rest of budgetctl computes with."""
+        reasoning, answer = self.reasoning_tokens, self.answer_tokens
         return Usage(
             prompt_tokens=self.prompt_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-            answer_tokens=self.answer_tokens,
+            reasoning_tokens=reasoning,
+            answer_tokens=answer,
+            output_tokens=None if reasoning is None or answer is None else reasoning + answer,
             provenance=self.provenance,
         )
 
