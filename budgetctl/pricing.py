@@ -24,6 +24,7 @@ from typing import Any
 from budgetctl.errors import ConfigError
 from budgetctl.types import Price, Usage
 
+_REMEMBERED = 1000
 _KEYS = ("match", "provider", "input", "output", "reasoning", "source", "verified_on")
 
 
@@ -50,11 +51,16 @@ class PriceRow:
         return any(fnmatchcase(bare, pattern) or fnmatchcase(model, pattern) for pattern in self.match)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """A price table; the first row that names a model is its price."""
+    """A price table; the first row that names a model is its price.
 
-    rows: tuple[PriceRow, ...]
+    Args:
+        rows: The table, from the row that is tried first.
+    """
+
+    def __init__(self, rows: Sequence[PriceRow]) -> None:
+        self.rows = tuple(rows)
+        self._found: dict[str, Price | None] = {}
 
     @classmethod
     def load(
@@ -68,13 +74,19 @@ class Prices:
         Raises:
             ConfigError: A file that cannot be read, or a row that cannot be a price.
         """
-        return cls(rows=(*_rows(extra), *_shipped()))
+        return cls((*_rows(extra), *_shipped()))
 
     def lookup(self, model: str | None) -> Price | None:
         """Return the price of ``model``, or None where no row names it."""
         if model is None:
             return None
-        return next((row.price for row in self.rows if row.names(model)), None)
+        try:
+            return self._found[model]
+        except KeyError:
+            price = next((row.price for row in self.rows if row.names(model)), None)
+        if len(self._found) < _REMEMBERED:
+            self._found[model] = price
+        return price
 
     def cost(self, model: str | None, usage: Usage) -> float | None:
         """Return the dollars that ``usage`` costs, or None where the price or a count is unknown.

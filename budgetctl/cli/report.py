@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         return _run_folder(args)
     bill = _bill(args)
     if args.out is not None:
-        _write(args.out, bill)
+        from budgetctl.billpage import as_html
+
+        _write(args.out, as_html(bill))
     if args.json:
         page = None if args.out is None else str(args.out)
         print(json.dumps({"path": page, "inputs": [str(p) for p in args.paths], **bill}, allow_nan=False))
@@ -60,7 +62,10 @@ def _run_folder(args: argparse.Namespace) -> int:
         raise ConfigError("one run folder at a time, or logs only")
     from budgetctl.evals import report
 
-    page = report.write(args.paths[0], out=args.out)
+    page = report.from_folder(args.paths[0])
+    if args.out is not None:
+        _write(args.out, page.read_text(encoding="utf-8"))
+        page = args.out
     print(json.dumps({"path": str(page)}) if args.json else page)
     return 0
 
@@ -91,10 +96,8 @@ def _bill(args: argparse.Namespace) -> dict[str, Any]:
     return bill.summary()
 
 
-def _write(path: Path, bill: dict[str, Any]) -> None:
-    from budgetctl.billpage import as_html
-
+def _write(path: Path, page: str) -> None:
     try:
-        path.write_text(as_html(bill), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out: {path} cannot be written: {error.strerror}") from error

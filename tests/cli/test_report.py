@@ -128,3 +128,17 @@ def test_memory_does_not_grow_with_the_log(tmp_path, capsys):
 
     peak(10)  # imports and tables
     assert peak(3000) < 2 * peak(300) + 100_000
+
+
+def test_a_run_folder_gives_its_html_report(tmp_path, monkeypatch, capsys):
+    from budgetctl.evals import report as evals_report
+
+    page = tmp_path / "report.html"
+    page.write_text("<html>")
+    monkeypatch.setattr(evals_report, "from_folder", lambda folder: page if folder == tmp_path else None)
+    assert run(tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(page)}
+    copy = tmp_path / "copy.html"
+    run(tmp_path, "--out", copy)
+    assert capsys.readouterr().out == f"{copy}\n"
+    assert copy.read_text() == "<html>"
