@@ -136,10 +136,8 @@ def render(
     Args:
         live: The caller of this function watches the stream and can close it and continue.
     """
-    writer = Writer(
-        dialect=dialect, capability=capability, params=dict(params), caller_values=caller_values
-    )
-    live = live and capability.continuation is not None and steerable(params)
+    writer = Writer(dialect=dialect, capability=capability, params=dict(params), caller_values=caller_values)
+    live = live and budget.stop != "none" and capability.continuation is not None and steerable(params)
     asked = [path for path in THINKING if writer.get(path) is not None]
     limits = [name for name in dialect.limits if writer.get(name) is not None]
     if caller_values == "pin":
@@ -158,7 +156,7 @@ def render(
 
 
 def steerable(params: Mapping[str, Any]) -> bool:
-    """Whether a thought may be cut and continued: one choice, no tools, no structured output.
+    """Whether a thought may be cut and continued: one choice, no tools, no structured output, no logprobs.
 
     A cut next to a tool call or a grammar breaks their syntax, so there only the engine may cut.
     """
@@ -166,6 +164,7 @@ def steerable(params: Mapping[str, Any]) -> bool:
         not params.get("tools")
         and not params.get("functions")
         and params.get("response_format") is None
+        and not params.get("logprobs")
         and (params.get("n") or 1) == 1
     )
 

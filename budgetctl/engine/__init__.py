@@ -3,8 +3,8 @@
 from budgetctl.engine.chat import ChatCall
 from budgetctl.engine.chunks import Codec
 from budgetctl.engine.continuation import Continuation, chatml
-from budgetctl.engine.effects import CallerClosed, Close, Effect, Emit, Receive, Send
-from budgetctl.engine.responses import ResponsesCall
+from budgetctl.engine.effects import CallerClosed, Close, Effect, Emit, Machine, Receive, Send
+from budgetctl.engine.passing import PassingCall
 from budgetctl.engine.transcript import Counter, Transcript
 
 __all__ = [
@@ -16,8 +16,9 @@ __all__ = [
     "Counter",
     "Effect",
     "Emit",
+    "Machine",
+    "PassingCall",
     "Receive",
-    "ResponsesCall",
     "Send",
     "Transcript",
     "chatml",

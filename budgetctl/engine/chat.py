@@ -8,7 +8,7 @@ ours shaped the call, it does what the guard says. A fault of its own never fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, STOP
 from budgetctl.channels import ChatChannels
 from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_body
 from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
-from budgetctl.engine.effects import CallerClosed, Close, Effect, Emit, Receive, Send
+from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive, Send
+from budgetctl.engine.opening import OnBroken, open_call, status, unchanged
 from budgetctl.engine.transcript import Counter, Transcript
 from budgetctl.errors import AnswerTruncated
 from budgetctl.guard import Guard, Opening, Step
 from budgetctl.stopping.criteria import Criterion
-from budgetctl.types import AppliedControl, Budget, Event, Evidence, StopReason, Usage
+from budgetctl.types import AppliedControl, Budget, Event, Evidence, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
     from budgetctl.outcomes import Outcome
@@ -31,13 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("budgetctl")
 
 CHAT = "/chat/completions"
-REFUSED = (400, 422)
-"""Statuses by which a server refuses parameters."""
 MISSING = (400, 404, 405, 422, 501)
 """Statuses by which a server says that it has no raw completions for us."""
 _ANSWERED_OTHERWISE = ("content_filter", "tool_calls", "function_call")
-
-Machine = Generator[Effect, Any, None]
 
 
 class ChatCall:
@@ -62,7 +59,7 @@ class ChatCall:
         criterion: Criterion | None = None,
         continuation: Continuation | None = None,
         counter: Counter | None = None,
-        on_broken: Callable[[frozenset[str]], None] = lambda names: None,
+        on_broken: OnBroken = lambda names: None,
     ) -> None:
         self.outcome: Outcome | None = None
         self._session = session
@@ -76,6 +73,7 @@ class ChatCall:
         self._labels = Labels()
         self._assembled = Assembler()
         self._evidence: Evidence | None = None
+        self._streamed = stream
         self._changed = False
         self._closes = 0
         self._notes: list[str] = []
@@ -103,8 +101,17 @@ class ChatCall:
         acts = {
             c.name for c in self._controls if c.name in (ABORT_CONTINUE, DEADLINE) and c.strength == "hard"
         }
-        streamed = self._stream or bool(acts and self._continuation is not None)
-        response = yield from self._open(streamed=streamed)
+        streamed = self._streamed = self._stream or bool(acts and self._continuation is not None)
+        response, refused = yield from open_call(
+            self._session,
+            CHAT,
+            stream=streamed,
+            on_broken=self._on_broken,
+            edit=self._asked_whole if streamed and not self._stream else unchanged,
+        )
+        if refused is not None:
+            self._note(refused)
+            self._controls, self._criterion, self._guard.ours = (), None, False
         if streamed:
             yield from self._watch(response)
         else:
@@ -140,30 +147,12 @@ class ChatCall:
         if not self._stream:
             yield Emit(self._codec.completion(self._assembled.completion()))
 
-    def _open(self, *, streamed: bool) -> Generator[Effect, Any, Any]:
-        """Send the budgeted parameters; when the server refuses them, the caller's own."""
-        session = self._session
-        try:
-            return (yield self._send(session.params, stream=streamed))
-        except Exception as error:
-            status = getattr(error, "status_code", None)
-            if status not in REFUSED or session.params == session.caller_params:
-                raise
-            refused = f"HTTP {status}: {', '.join(c.name for c in self._controls)} refused"
-        self._note(f"{refused}; sent again with the caller's own parameters")
-        response = yield self._send(session.caller_params, stream=streamed)
-        # Only now is it known that the fault was in our parameters.
-        self._on_broken(frozenset(c.name for c in self._controls) - {ABORT_CONTINUE, DEADLINE, STOP})
-        self._controls, self._criterion, self._guard.ours = (), None, False
-        return response
-
-    def _send(self, params: Mapping[str, Any], *, stream: bool) -> Send:
-        body = dict(params)
-        if stream and not self._stream:
-            body["stream"] = True
-            if self._session.capability.stream_usage == "include_usage":
-                body["stream_options"] = {"include_usage": True}
-        return Send(path=CHAT, params=body, stream=stream)
+    def _asked_whole(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Turn parameters of a whole call into those of the stream that we read for it."""
+        body = {**params, "stream": True}
+        if self._session.capability.stream_usage == "include_usage":
+            body["stream_options"] = {"include_usage": True}
+        return body
 
     def _watch(self, handle: Any) -> Machine:
         """Pass a stream through until it ends or a criterion fires. An ending without answer is held back."""
@@ -267,7 +256,7 @@ class ChatCall:
             self._note(f"not {step}: {type(error).__name__}: {error}")
             if step is Step.CONTINUE:
                 self._continuation = None
-                if getattr(error, "status_code", None) in MISSING:
+                if status(error) in MISSING:
                     self._on_broken(frozenset({ABORT_CONTINUE}))
 
     def _continue(self, continuation: Continuation) -> Machine:
@@ -316,10 +305,7 @@ class ChatCall:
     def _again(self, params: Mapping[str, Any]) -> Machine:
         """Call the model once more and show its answer as part of the same response."""
         self._begin()
-        body = {**params, "stream": True}
-        if self._session.capability.stream_usage == "include_usage":
-            body["stream_options"] = {"include_usage": True}
-        handle = yield Send(path=CHAT, params=body, stream=True)
+        handle = yield Send(path=CHAT, params=self._asked_whole(params), stream=True)
         try:
             while (chunk := (yield Receive(handle))) is not None:
                 body = self._codec.dump(chunk)
@@ -410,12 +396,10 @@ class ChatCall:
 
     def _finish(self, stop: StopReason | None = None) -> None:
         """Record the outcome; a fault there is logged and costs the record, never the answer."""
-        first, last = self._transcripts[0].timing(), self._transcript.timing()
-        answer = next((t.timing().ttfo_s for t in self._transcripts if t.timing().ttfo_s is not None), None)
         try:
             self.outcome = self._session.finish(
                 usage=self._spent(),
-                timing=replace(last, ttft_s=first.ttft_s, ttfo_s=answer),
+                timing=self._timing(),
                 stop=stop or self._reason(),
                 criterion=self._evidence.criterion if self._evidence is not None else None,
                 answered=not all(t.empty for t in self._transcripts),
@@ -424,6 +408,15 @@ class ChatCall:
             )
         except Exception:
             logger.warning("the outcome could not be recorded", exc_info=True)
+
+    def _timing(self) -> Timing:
+        """Return the times as the caller sees them: a whole answer comes when the call ends."""
+        timings = [t.timing() for t in self._transcripts]
+        answer = next((t.ttfo_s for t in timings if t.ttfo_s is not None), None)
+        end = timings[-1].e2e_s
+        if not self._streamed:
+            return Timing(ttfo_s=end, e2e_s=end)
+        return Timing(ttft_s=timings[0].ttft_s, ttfo_s=answer if self._stream else end, e2e_s=end)
 
     def _reason(self) -> StopReason:
         """Why thinking ended."""

@@ -11,7 +11,7 @@ What the provider or the transport raises is thrown into the machine at the effe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Emit:
 
 
 Effect = Send | Receive | Close | Emit
+Machine = Generator[Effect, Any, None]
 
 
 class CallerClosed(BaseException):

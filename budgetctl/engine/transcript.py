@@ -98,13 +98,18 @@ class Transcript:
         """Take the answer so far for thinking: it was thinking that had begun again."""
         self._take(Event(kind="reclassify"))
 
-    def read_response(self, response: Mapping[str, Any]) -> None:
-        """Take the texts and tool calls of a whole Responses API object."""
-        reasoning, answer = split_response(response)
-        self._take(Event(kind="reasoning", text=reasoning))
-        self._take(Event(kind="answer", text=answer))
-        if any(str(item.get("type", "")).endswith("_call") for item in response.get("output") or ()):
-            self._take(Event(kind="tool"))
+    def read(self, body: Mapping[str, Any]) -> list[Event]:
+        """Take a whole response as a plain dict, chat or Responses API, and return its events."""
+        if "output" not in body:
+            return self.feed(body)
+        reasoning, answer = split_response(body)
+        events = [Event(kind="reasoning", text=reasoning), Event(kind="answer", text=answer)]
+        if any(str(item.get("type", "")).endswith("_call") for item in body.get("output") or ()):
+            events.append(Event(kind="tool"))
+        for event in events:
+            self._take(event)
+        # The last event of a stream carries the usage and the status of the whole.
+        return events + self.feed({"type": "response.completed", "response": body})
 
     def progress(self) -> Progress:
         """Return what a criterion may see."""
@@ -166,7 +171,7 @@ class Transcript:
 
     def _take(self, event: Event) -> None:
         now = self._clock() - self._started
-        if event.kind in ("reasoning", "answer", "tool") and self._first is None:
+        if self._first is None and (event.text or event.kind == "tool"):
             self._first = now
         if event.kind == "reasoning":
             self.reasoning += event.text

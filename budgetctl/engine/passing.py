@@ -1,0 +1,127 @@
+"""One call whose response passes through untouched: budgeted parameters, an outcome, no cutting.
+
+For the Responses API, and for raw responses, whose bytes belong to the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive
+from budgetctl.engine.opening import OnBroken, open_call
+from budgetctl.engine.transcript import Transcript
+from budgetctl.types import StopReason, Timing
+
+if TYPE_CHECKING:
+    from budgetctl.outcomes import Outcome
+    from budgetctl.session import Session
+
+logger = logging.getLogger("budgetctl")
+
+RESPONSES = "/responses"
+
+
+class PassingCall:
+    """The machine of a call that is only observed.
+
+    Args:
+        session: The decision and what was rendered of it.
+        path: Where the call goes.
+        transcript: Listens to the stream, or to the whole response.
+        dump: Turns the SDK's objects into dicts; None for one that cannot be read without changing it.
+        stream: The response is a stream that this machine reads; otherwise it is handed on as it came.
+        on_broken: Told the names of controls that the server refused.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        path: str,
+        transcript: Transcript,
+        dump: Callable[[Any], Mapping[str, Any] | None],
+        stream: bool,
+        raw_stream: bool = False,
+        on_broken: OnBroken = lambda names: None,
+    ) -> None:
+        self.outcome: Outcome | None = None
+        self._session = session
+        self._path = path
+        self._transcript = transcript
+        self._dump = dump
+        self._stream = stream
+        self._raw_stream = raw_stream
+        self._on_broken = on_broken
+        self._controls = session.controls
+        self._notes: list[str] = []
+
+    def run(self) -> Machine:
+        """Drive the call. Emits the stream's events, or the one response, all untouched."""
+        try:
+            yield from self._call()
+        except GeneratorExit:
+            raise
+        except CallerClosed:
+            self._finish(StopReason.CALLER)
+            raise
+        except BaseException as error:
+            self._notes.append(f"{type(error).__name__}: {error}")
+            self._finish(StopReason.ERROR)
+            raise
+
+    def _call(self) -> Machine:
+        response, refused = yield from open_call(
+            self._session, self._path, stream=self._stream or self._raw_stream, on_broken=self._on_broken
+        )
+        if refused is not None:
+            self._notes.append(refused)
+            self._controls = ()
+        if not self._stream:
+            self._hear(response, whole=True)
+            self._finish()
+            yield Emit(response)
+            return
+        try:
+            while (event := (yield Receive(response))) is not None:
+                self._hear(event)
+                yield Emit(event)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield Close(response)
+            raise
+        yield Close(response)
+        self._finish()
+
+    def _hear(self, item: Any, *, whole: bool = False) -> None:
+        """Take an event or a whole response in; a fault of ours ends the watching and not the call."""
+        try:
+            body = self._dump(item)
+            if body is None:
+                self._notes.append("the response was not read")
+                return
+            events = self._transcript.read(body) if whole else self._transcript.feed(body)
+            for event in events:
+                self._session.controller.callbacks.emit("on_delta", event)
+        except Exception as error:
+            self._notes.append(f"watching ended: {type(error).__name__}: {error}")
+
+    def _finish(self, stop: StopReason | None = None) -> None:
+        ended = StopReason.LENGTH if self._transcript.finish == "length" else StopReason.NATURAL
+        if self._session.budget.off and any(c.strength != "none" for c in self._controls):
+            ended = StopReason.OFF
+        timing = self._transcript.timing()
+        unread = self._notes and self._notes[-1] == "the response was not read"
+        try:
+            self.outcome = self._session.finish(
+                usage=self._transcript.usage(visible=False),
+                timing=timing if self._stream else Timing(ttfo_s=timing.e2e_s, e2e_s=timing.e2e_s),
+                stop=stop or ended,
+                answered=bool(unread) or not self._transcript.empty,
+                fallback="; ".join(self._notes) or None,
+                controls=self._controls,
+            )
+        except Exception:
+            logger.warning("the outcome could not be recorded", exc_info=True)
