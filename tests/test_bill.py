@@ -7,7 +7,7 @@ import json
 import pytest
 
 from budgetctl.bill import Bill, histogram, quantiles
-from budgetctl.billpage import as_html, as_text
+from budgetctl.cli.billpage import as_html, as_text
 from budgetctl.logs import Call, Line
 from budgetctl.pricing import Prices
 from budgetctl.types import Usage

@@ -44,14 +44,14 @@ def run(args: argparse.Namespace) -> int:
         return _run_folder(args)
     bill = _bill(args)
     if args.out is not None:
-        from budgetctl.billpage import as_html
+        from budgetctl.cli.billpage import as_html
 
         _write(args.out, as_html(bill))
     if args.json:
         page = None if args.out is None else str(args.out)
         print(json.dumps({"path": page, "inputs": [str(p) for p in args.paths], **bill}, allow_nan=False))
     else:
-        from budgetctl.billpage import as_text
+        from budgetctl.cli.billpage import as_text
 
         print(as_text(bill))
     return 0
