@@ -13,24 +13,26 @@ its n-grams that occur in training, and how far its dense features lie outside t
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from budgetctl.classifiers import features
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from budgetctl.errors import ClassifierError
 from budgetctl.types import Estimate, Quantiles, Query
 
 QUANTILES = (0.5, 0.8, 0.9, 0.95)
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION = 1
 FOREIGN_MODEL = 0.25
 """Confidence is multiplied by this for a named model that is not among those the weights were trained on."""
 MIN_SPREAD = 0.05
@@ -40,10 +42,9 @@ MAX_LOG = 20.0
 Array = NDArray[Any]
 
 
-class Source(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
     """What a set of recordings was."""
-
-    model_config = ConfigDict(frozen=True)
 
     datasets: tuple[str, ...]
     models: tuple[str, ...]
@@ -51,12 +52,14 @@ class Source(BaseModel):
     rows: int
 
 
-class Header(BaseModel):
-    """What the weights are and where they come from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the weights are and where they come from.
 
-    model_config = ConfigDict(frozen=True)
+    A plain dataclass, read by hand: importing pydantic would be half the time of a first decision.
+    """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: int = SCHEMA_VERSION
     name: str
     features: int
     created: str
@@ -64,6 +67,38 @@ class Header(BaseModel):
     calibrated_on: Source
     note: str
     sha256: str = ""
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Header:
+        """Read a header; fields of a later minor version are left out.
+
+        Raises:
+            ValueError: Says which field is wrong.
+        """
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise ValueError(f"header: not a JSON object, seen {found!r:.80}")
+        if found.get("schema_version") != SCHEMA_VERSION:
+            seen = found.get("schema_version")
+            raise ValueError(f"header: schema_version: seen {seen!r}, this package reads {SCHEMA_VERSION}")
+        return cls(
+            features=_typed(found, "features", int),
+            trained_on=_source(found, "trained_on"),
+            calibrated_on=_source(found, "calibrated_on"),
+            **{key: _typed(found, key, str) for key in ("name", "created", "note", "sha256")},
+        )
+
+
+def _source(header: Mapping[str, Any], key: str) -> Source:
+    found = _typed(header, key, dict)
+    names = {k: tuple(map(str, _typed(found, k, list))) for k in ("datasets", "models")}
+    return Source(questions=_typed(found, "questions", int), rows=_typed(found, "rows", int), **names)
+
+
+def _typed(found: Mapping[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(found.get(key), kind):
+        raise ValueError(f"header: {key}: a {kind.__name__} is needed, seen {found.get(key)!r:.80}")
+    return found[key]
 
 
 ARRAYS: dict[str, int] = {
@@ -100,7 +135,7 @@ class LinearClassifier:
         wide = {k: v.astype(np.float64) for k, v in arrays.items() if k != "known"}
         # What is linear is multiplied out once: a query costs a sum of rows and two small products.
         width = wide["rows"].shape[1]
-        self._rows = (wide["rows"] @ wide["hidden"][:width]).astype(np.float32)
+        self._rows = arrays["rows"].astype(np.float32) @ arrays["hidden"][:width].astype(np.float32)
         self._inverse = 1.0 / wide["scale"]
         self._dense = self._inverse[:, None] * wide["hidden"][width:]
         self._bias = wide["hidden_bias"] - wide["centre"] @ self._dense
@@ -195,7 +230,7 @@ class LinearClassifier:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a weight file."""
-        header = np.frombuffer(self.header.model_dump_json().encode(), dtype=np.uint8)
+        header = np.frombuffer(json.dumps(asdict(self.header)).encode(), dtype=np.uint8)
         with Path(path).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, header=header, **self._arrays)
 
@@ -213,12 +248,7 @@ def digest(arrays: dict[str, Array]) -> str:
 def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
     if "header" not in arrays:
         raise ValueError("no header: not a weight file of this package")
-    try:
-        header = Header.model_validate_json(arrays.pop("header").tobytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "header"
-        raise ValueError(f"header: {key}: {first['msg']}, seen {first['input']!r:.80}") from error
+    header = Header.from_json(arrays.pop("header").tobytes())
     if header.features != features.VERSION:
         raise ValueError(
             f"made for features version {header.features}, this package computes {features.VERSION}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from budgetctl.classifiers.base import Classifier
@@ -48,7 +47,9 @@ def _from_file(path: Path, changed_ns: int | None) -> Classifier:
 
 @cache
 def _from_entry_point(name: str) -> Classifier:
-    installed: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=GROUP)}
+    from importlib.metadata import entry_points  # costs more than the shipped weights, which need none
+
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in installed:
         known = ", ".join(sorted({*BUILT_IN, *installed}))
         raise ClassifierError(f"no classifier {name!r}; known: {known}, or the path of an .npz file")

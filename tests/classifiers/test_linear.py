@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_for_other_features_are_refused(toy: LinearClassifier, tmp_path: Path) -> None:
-    header = toy.header.model_copy(update={"features": 999})
+    header = replace(toy.header, features=999)
     LinearClassifier(header, toy._arrays).save(tmp_path / "w.npz")
     with pytest.raises(ClassifierError, match="made for features version 999"):
         LinearClassifier.load(tmp_path / "w.npz")
@@ -150,5 +151,5 @@ def test_an_npz_that_is_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_header_that_lacks_a_field_names_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 1}', dtype=np.uint8))
-    with pytest.raises(ClassifierError, match="header: name"):
+    with pytest.raises(ClassifierError, match="header: trained_on: a dict is needed, seen None"):
         LinearClassifier.load(tmp_path / "w.npz")

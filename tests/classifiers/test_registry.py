@@ -32,7 +32,7 @@ def broken() -> None:
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"mine": f"{__name__}:Constant", "broken": f"{__name__}:broken", "odd": "builtins:dict"}
     points = EntryPoints(EntryPoint(name, value, registry.GROUP) for name, value in values.items())
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: points.select(group=group))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: points.select(group=group))
     registry._from_entry_point.cache_clear()
 
 

@@ -1,0 +1,232 @@
+"""``budgetctl bench``: what budgetctl itself costs, in microseconds on this machine.
+
+Every number is a wall-clock time of single operations after a warm-up, garbage collection left on as in a
+service; ``import`` and ``first_decision`` are taken in fresh processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from budgetctl.channels import ChatChannels
+from budgetctl.controller import Controller
+from budgetctl.engine import Transcript
+from budgetctl.stopping import monitor
+from budgetctl.types import Budget, ModelFacts, Query
+
+Result = dict[str, Any]
+
+FORBIDDEN = ("numpy", "openai", "sklearn", "torch", "transformers")
+"""What ``import budgetctl`` must not load."""
+POLICY = "quantile:0.9"
+FACTS = ModelFacts(can_switch_off=True, can_cap=True)
+QUESTION = (
+    "Mia has the red hat, Ben has the blue hat, Eva has the green hat. Round 1: Mia and Ben swap. Round 2: "
+    "Eva and Mia swap. Round 3: Ben and Eva swap. Round 4: Mia and Eva swap. Who has the red hat after "
+    "round 3? Think it over well, and be careful."
+)
+THOUGHT = "Round 1: Mia and Ben, so Ben. Now the next one is a different pair altogether. "
+
+_IMPORT = """
+import sys, time
+started = time.perf_counter_ns()
+import budgetctl
+elapsed = time.perf_counter_ns() - started
+print(elapsed, *(name for name in {forbidden!r} if name in sys.modules))
+"""
+_FIRST = """
+import budgetctl, time
+started = time.perf_counter_ns()
+decision = budgetctl.Controller({policy!r}).decide(budgetctl.Query.from_text({question!r}))
+elapsed = time.perf_counter_ns() - started
+assert decision.fallback is None, decision.fallback
+print(elapsed)
+"""
+
+
+def add(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser("bench", help="measure what budgetctl itself costs", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=tuple(BENCHES), help="one group only (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; 1 when importing the package loads what it must not."""
+    results: list[Result] = []
+    for name in BENCHES if args.what is None else (args.what,):
+        print(f"{name} ...", file=sys.stderr)
+        try:
+            results += BENCHES[name]()
+        except ModuleNotFoundError as error:
+            if args.what is not None:
+                raise
+            print(f"{name} left out: {error.name} is not installed", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"results": results, "conditions": conditions()}, indent=2))
+    else:
+        print(_table(results))
+    return 1 if any(result.get("forbidden") for result in results) else 0
+
+
+def conditions() -> dict[str, Any]:
+    """Return what the numbers depend on besides the code."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "gc": gc.isenabled(),
+    }
+
+
+def summary(name: str, ns: Sequence[int], **more: Any) -> Result:
+    """Return median and 99th percentile (nearest rank) of times in nanoseconds."""
+    ordered = sorted(ns)
+    rank = max(-(-99 * len(ordered) // 100) - 1, 0)
+    return {
+        "name": name,
+        "p50_us": ordered[(len(ordered) - 1) // 2] / 1e3,
+        "p99_us": ordered[rank] / 1e3,
+        "n": len(ordered),
+        **more,
+    }
+
+
+def timed(calls: Iterable[Callable[[], object]], *, warmup: int) -> list[int]:
+    """Return the nanoseconds of every call but the first ``warmup``."""
+    times = []
+    for call in calls:
+        started = time.perf_counter_ns()
+        call()
+        times.append(time.perf_counter_ns() - started)
+    return times[warmup:]
+
+
+def decide(*, n: int = 2000) -> list[Result]:
+    """The whole decision, classifier included, on different prompts of 250 and 10,000 characters."""
+    controller = Controller(POLICY)
+    long = [_prompt(10_000, i) for i in range(n // 10)]
+    return [
+        summary("decide_250_chars", _decisions(controller, [_prompt(250, i) for i in range(n)])),
+        summary("decide_10k_chars", _decisions(controller, long)),
+        summary("first_decision", _fresh(_FIRST.format(policy=POLICY, question=QUESTION), n=5)[0]),
+    ]
+
+
+def _decisions(controller: Controller, prompts: Sequence[str]) -> list[int]:
+    queries = [Query.from_text(prompt) for prompt in prompts]
+    calls = (lambda q=query: controller.decide(q, facts=FACTS) for query in queries)
+    return timed(calls, warmup=len(queries) // 10)
+
+
+def _prompt(chars: int, i: int) -> str:
+    text = f"{QUESTION} {i}. "
+    return (text * (chars // len(text) + 1))[:chars]
+
+
+def stream(*, n: int = 4000) -> list[Result]:
+    """One delta of a stream: read by the channels, then looked at by the preset ``safe``."""
+    criterion = monitor(Budget(reasoning_tokens=100 * n, deadline_s=3600.0))
+    transcript = Transcript(ChatChannels(), clock=time.perf_counter, started=time.perf_counter())
+
+    def one(chunk: dict[str, Any]) -> None:
+        transcript.feed(chunk)
+        criterion.observe(transcript.progress())
+
+    calls = (lambda c=chunk: one(c) for chunk in _chunks(n))
+    return [summary("delta_safe", timed(calls, warmup=n // 10))]
+
+
+def _chunks(n: int) -> Iterator[dict[str, Any]]:
+    words = THOUGHT.split(" ")
+    for i in range(n):
+        # A changing number keeps the text from being the loop that the preset looks for.
+        text = f"{words[i % len(words)]} " if i % 7 else f"{i * 7919 % 10007} "
+        yield {"choices": [{"index": 0, "delta": {"reasoning_content": text}, "finish_reason": None}]}
+
+
+def generate(*, rounds: int = 7, steps: int = 128, batch: int = 8) -> list[Result]:
+    """Decoding with a budget per row against plain decoding, on the embedded model.
+
+    The times are those of one step of the batch with budgets, ``ratio`` is the ratio of the medians. The
+    embedded model takes a millisecond per step, so this is the largest share the processor ever has.
+    """
+    import torch
+
+    from budgetctl.evals import pocket
+    from budgetctl.integrations.transformers import BudgetLogitsProcessor
+
+    model: Any  # the mixins of transformers are not typed
+    model, tokenizer = pocket.load()
+    chat = [{"role": "user", "content": QUESTION}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]] * batch)
+
+    def once(*, budgeted: bool) -> int:
+        budgets = [Budget(reasoning_tokens=steps // 2)] * batch
+        processors = [BudgetLogitsProcessor(tokenizer, budgets)] if budgeted else []
+        started = time.perf_counter_ns()
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            logits_processor=processors,
+            do_sample=False,
+            min_new_tokens=steps,
+            max_new_tokens=steps,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return (time.perf_counter_ns() - started) // steps
+
+    plain, budgeted = [], []
+    for _ in range(rounds + 1):  # taken in turns, so that a change of the machine's load meets both
+        plain.append(once(budgeted=False))
+        budgeted.append(once(budgeted=True))
+    base, own = summary("", plain[1:]), summary("decode_step_ratio", budgeted[1:])
+    return [{**own, "ratio": own["p50_us"] / base["p50_us"]}]
+
+
+def imports(*, n: int = 9) -> list[Result]:
+    """``import budgetctl`` in a fresh interpreter, and what of ``FORBIDDEN`` it loads."""
+    times, loaded = _fresh(_IMPORT.format(forbidden=FORBIDDEN), n=n)
+    return [summary("import", times, forbidden=sorted(set(loaded)))]
+
+
+def _fresh(code: str, *, n: int) -> tuple[list[int], list[str]]:
+    """Run ``code`` in fresh interpreters (once more to fill caches); it prints nanoseconds, then names."""
+    times, names = [], []
+    for _ in range(n + 1):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"a fresh process failed:\n{done.stderr}")
+        first, *rest = done.stdout.split()
+        times.append(int(first))
+        names += rest
+    return times[1:], names
+
+
+def _table(results: Sequence[Result]) -> str:
+    lines = [f"{'':<20}{'p50 us':>12}{'p99 us':>12}{'n':>7}"]
+    for r in results:
+        more = f"  ratio {r['ratio']:.3f}" if "ratio" in r else ""
+        more += f"  loads {', '.join(r['forbidden'])}" if r.get("forbidden") else ""
+        lines.append(f"{r['name']:<20}{r['p50_us']:>12.1f}{r['p99_us']:>12.1f}{r['n']:>7}{more}")
+    return "\n".join(lines)
+
+
+BENCHES: dict[str, Callable[[], list[Result]]] = {
+    "decide": decide,
+    "stream": stream,
+    "generate": generate,
+    "import": imports,
+}
