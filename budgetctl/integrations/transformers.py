@@ -1,0 +1,413 @@
+"""Budgets for models that run in this process, with Hugging Face transformers.
+
+:func:`generate` answers whole lists of conversations, a budget per row. People with a ``model.generate`` call
+of their own pass it a :class:`BudgetLogitsProcessor`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from budgetctl.adapters.base import DEADLINE, STOP, CallerValues, Rendered, fit_cap
+from budgetctl.channels import CLOSE_TAG, OPEN_TAG
+from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids, token_tables
+from budgetctl.stopping import ANSWER_TOKENS
+from budgetctl.types import AppliedControl, Budget, Query, StopReason, Timing, Usage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from budgetctl.capabilities import Capability
+    from budgetctl.controller import Controller
+    from budgetctl.outcomes import Outcome
+    from budgetctl.session import Session
+
+__all__ = ["BudgetLogitsProcessor", "Generation", "generate"]
+
+UNTOUCHED = Budget(stop="none")
+"""A budget that asks for nothing: its row is generated as if budgetctl were not there."""
+
+_CRITERIA = {StopReason.CAP: "reasoning_cap", StopReason.DEADLINE: "deadline", StopReason.LOOP: "loop"}
+Conversation = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one row brought.
+
+    Attributes:
+        text: All that was generated, with tags, without the tokenizer's special tokens.
+        reasoning: The thinking, forced closing words included.
+        answer: The answer.
+        usage: Counted tokens. Reasoning is what stands between the tags; the tags count with the answer.
+        timing: Seconds from the start of the row's batch.
+        stop: Why thinking ended.
+        recovered: The row ended without an answer and was continued once with its thinking closed.
+        outcome: The record, where a controller decided.
+    """
+
+    text: str
+    reasoning: str
+    answer: str
+    usage: Usage
+    timing: Timing
+    stop: StopReason
+    recovered: bool = False
+    outcome: Outcome | None = None
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Conversation],
+    *,
+    budgets: Sequence[Budget | None] | None = None,
+    controller: Controller | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    close_text: str | None = None,
+    open_tag: str = OPEN_TAG,
+    close_tag: str = CLOSE_TAG,
+    clock: Callable[[], float] = time.perf_counter,
+    **generation: Any,
+) -> list[Generation]:
+    """Answer every conversation within its thinking budget, in batches.
+
+    A budget of 0 switches thinking off in the prompt where the chat template can (``enable_thinking``), and
+    closes it as soon as it opens where not. The cap holds whatever the stop preset; ``safe`` also ends loops.
+    A row that ends without an answer is continued once with its thinking closed, for at most the answer
+    tokens of its budget. Rows with no budget (None, or one that asks for nothing) are left as they are.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer, with a chat template.
+        messages: Conversations, or plain user turns.
+        budgets: One per conversation; the controller is then not asked.
+        controller: Decides per conversation and records an outcome for each.
+        max_new_tokens: Output limit of each row; None is the model's own, or what its context leaves.
+        batch_size: Rows per batch, in the order given.
+        close_text: Text that ends a thought; None is a short transition, the closing tag, an empty line.
+        open_tag: The tag before thinking, one token.
+        close_tag: The tag after it, one token.
+        clock: Seconds, monotonic; a controller brings its own.
+        **generation: Passed to ``model.generate`` (``do_sample``, ``temperature``, ...).
+
+    Returns:
+        One generation per conversation, in their order. Time stamps are taken on the host as the steps are
+        launched; where the device runs behind, they lead it by at most a step or two.
+
+    Raises:
+        ConfigError: A thinking tag is not a single token of the tokenizer.
+        ValueError: ``budgets`` and ``messages`` differ in length.
+    """
+    chats = [[{"role": "user", "content": m}] if isinstance(m, str) else [*m] for m in messages]
+    if budgets is not None and len(budgets) != len(chats):
+        raise ValueError(f"one budget per conversation, seen {len(budgets)} for {len(chats)}")
+    runner = _Runner(
+        model=model,
+        tokenizer=tokenizer,
+        close_text=close_text,
+        tags=(open_tag, close_tag),
+        max_new_tokens=max_new_tokens,
+        clock=clock if controller is None else controller.clock,
+        options=generation,
+    )
+    done: list[Generation] = []
+    for start in range(0, len(chats), batch_size):
+        batch = chats[start : start + batch_size]
+        if budgets is not None:
+            done += runner.run(batch, [b or UNTOUCHED for b in budgets[start : start + batch_size]])
+        elif controller is None:
+            done += runner.run(batch, [UNTOUCHED] * len(batch))
+        else:
+            done += _run_sessions(runner, batch, controller)
+    return done
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    """One row of a batch: its generated ids and when each of them came."""
+
+    prompt: list[int]
+    budget: Budget
+    ids: list[int]
+    stamps: list[float]
+    reason: StopReason
+    recovered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runner:
+    """Generates one batch; knows the model, and nothing of controllers."""
+
+    model: Any  # the mixins of transformers are not typed
+    tokenizer: Any
+    close_text: str | None
+    tags: tuple[str, str]
+    max_new_tokens: int | None
+    clock: Callable[[], float]
+    options: Mapping[str, Any]
+
+    def run(self, chats: Sequence[Any], budgets: Sequence[Budget]) -> list[Generation]:
+        """Generate one batch."""
+        started = self.clock()
+        fitted = [self.fit(budget) for budget in budgets]
+        prompts = [self._prompt(chat, budget) for chat, budget in zip(chats, fitted, strict=True)]
+        rows = self._decode(prompts, fitted, started=started)
+        empty = [row for row in rows if row.budget != UNTOUCHED and not self._generation(row, started).answer]
+        if empty:
+            self._recover(empty, started=started)
+        return [self._generation(row, started) for row in rows]
+
+    def fit(self, budget: Budget) -> Budget:
+        """Lower a cap to what the caller's output limit leaves beside the answer."""
+        if not budget.reasoning_tokens:
+            return budget
+        reserve = budget.answer_tokens or ANSWER_TOKENS
+        cap = fit_cap(budget.reasoning_tokens, limit=self.max_new_tokens, reserve=reserve)
+        return replace(budget, reasoning_tokens=cap)
+
+    @property
+    def can_switch_off(self) -> bool:
+        """Whether the chat template knows ``enable_thinking``."""
+        return "enable_thinking" in self.tokenizer.get_chat_template()
+
+    def _prompt(self, chat: Sequence[Mapping[str, Any]], budget: Budget) -> list[int]:
+        switch = {"enable_thinking": False} if budget.off and self.can_switch_off else {}
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **switch)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _processor(self, budgets: Sequence[Budget], *, started: float) -> BudgetLogitsProcessor:
+        open_tag, close_tag = self.tags
+        return BudgetLogitsProcessor(
+            self.tokenizer,
+            budgets,
+            close_text=self.close_text,
+            open_tag=open_tag,
+            close_tag=close_tag,
+            clock=self.clock,
+            started=started,
+        )
+
+    def _decode(
+        self,
+        prompts: Sequence[list[int]],
+        budgets: Sequence[Budget],
+        *,
+        started: float,
+        limit: int | None = None,
+        **options: Any,
+    ) -> list[_Row]:
+        """Run ``model.generate`` once and return what each row generated."""
+        processor = self._processor(budgets, started=started)
+        width, pad = max(map(len, prompts)), self._pad_id
+        padded = [[pad] * (width - len(p)) + p for p in prompts]
+        seen = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        out = self.model.generate(
+            input_ids=torch.tensor(padded, device=self.model.device),
+            attention_mask=torch.tensor(seen, device=self.model.device),
+            logits_processor=[processor],
+            stopping_criteria=[processor.answer_limit()],
+            max_new_tokens=self._output_limit(width, wanted=limit, budgets=budgets),
+            pad_token_id=pad,
+            **{**self.options, **options},
+        )
+        tokens = getattr(out, "sequences", out)[:, width:].tolist()
+        rows = processor.rows
+        return [
+            _Row(prompt=p, budget=b, ids=self._kept(ids), stamps=rows.stamps, reason=reason)
+            for p, b, ids, reason in zip(prompts, budgets, tokens, rows.reasons, strict=True)
+        ]
+
+    def _output_limit(self, width: int, *, wanted: int | None, budgets: Sequence[Budget]) -> int:
+        """Return the output limit of a batch: the caller's, else what context and recovery leave."""
+        room = max(getattr(self.model.config, "max_position_embeddings", 1 << 20) - width, 1)
+        if wanted is not None:
+            return min(wanted, room)
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        own = getattr(self.model.generation_config, "max_new_tokens", None) or room
+        reserve = max(b.answer_tokens or ANSWER_TOKENS for b in budgets)
+        return min(own, room - min(reserve, room // 2))
+
+    def _recover(self, rows: Sequence[_Row], *, started: float) -> None:
+        """Give every row one more chance to answer, with its thinking closed."""
+        close = close_ids(self.tokenizer, close_text=self.close_text, close_tag=self.tags[1])
+        reserves = [row.budget.answer_tokens or ANSWER_TOKENS for row in rows]
+        for row in rows:
+            row.reason, row.recovered = self._stop(row), True
+            row.ids = row.ids[:-1] if self._ended(row.ids) else row.ids
+            row.stamps = row.stamps[: len(row.ids)]
+        closing = [close if self._parts(row).thinking else [] for row in rows]
+        more = self._decode(
+            [row.prompt + row.ids + closed for row, closed in zip(rows, closing, strict=True)],
+            [Budget(reasoning_tokens=0, answer_tokens=reserve, stop="none") for reserve in reserves],
+            started=started,
+            limit=max(reserves) + len(close),
+            min_new_tokens=1,
+        )
+        for row, closed, answer in zip(rows, closing, more, strict=True):
+            row.ids = row.ids + closed + answer.ids
+            row.stamps = row.stamps + answer.stamps[:1] * len(closed) + answer.stamps
+
+    def _generation(self, row: _Row, started: float) -> Generation:
+        parts = self._parts(row)
+        answer = self._text([row.ids[i] for i in parts.answer]).strip()
+        first = next((i for i in parts.answer if self._text([row.ids[i]]).strip()), None)
+        stamps = [stamp - started for stamp in row.stamps]
+        return Generation(
+            text=self._text(row.ids),
+            reasoning=self._text([row.ids[i] for i in parts.reasoning]).strip(),
+            answer=answer,
+            usage=Usage(
+                prompt_tokens=len(row.prompt),
+                reasoning_tokens=len(parts.reasoning),
+                answer_tokens=len(row.ids) - len(parts.reasoning),
+                output_tokens=len(row.ids),
+                provenance="counted",
+            ),
+            timing=Timing(
+                ttft_s=stamps[0],
+                ttfo_s=None if first is None else stamps[first],
+                e2e_s=stamps[len(row.ids) - 1],
+            ),
+            stop=self._stop(row),
+            recovered=row.recovered and bool(answer),
+        )
+
+    def _parts(self, row: _Row) -> _Parts:
+        open_id, close_id = self._tag_ids
+        thinking = _last(row.prompt, open_id) > _last(row.prompt, close_id)
+        parts = _Parts(reasoning=[], answer=[], thinking=thinking)
+        for i, token in enumerate(row.ids):
+            if token in (open_id, close_id):
+                parts.thinking = token == open_id
+            else:
+                (parts.reasoning if parts.thinking else parts.answer).append(i)
+        return parts
+
+    @property
+    def _tag_ids(self) -> tuple[int, int]:
+        tables = token_tables(self.tokenizer, *self.tags)
+        return tables.open_id, tables.close_id
+
+    def _stop(self, row: _Row) -> StopReason:
+        if row.budget.off:
+            return StopReason.OFF
+        cut = row.reason is StopReason.NATURAL and not self._ended(row.ids)
+        return StopReason.LENGTH if cut and not row.recovered else row.reason
+
+    def _kept(self, ids: list[int]) -> list[int]:
+        """Drop the padding behind a finished row, of which at least one token is left."""
+        end = next((i + 1 for i, token in enumerate(ids) if token in self._eos_ids), None)
+        if end is None:
+            end = len(ids)
+            while end > 1 and ids[end - 1] == self._pad_id:
+                end -= 1
+        return ids[:end]
+
+    def _ended(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and ids[-1] in self._eos_ids
+
+    @property
+    def _eos_ids(self) -> tuple[int, ...]:
+        own = self.options.get("eos_token_id", getattr(self.model.generation_config, "eos_token_id", None))
+        ids = self.tokenizer.eos_token_id if own is None else own
+        return tuple(ids) if isinstance(ids, list | tuple) else (ids,)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self._eos_ids[0] if pad is None else pad)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parts:
+    """Places of a row's tokens, tags left out, and whether it ends inside its thinking."""
+
+    reasoning: list[int]
+    answer: list[int]
+    thinking: bool
+
+
+def _last(ids: Sequence[int], wanted: int) -> int:
+    return max((i for i, token in enumerate(ids) if token == wanted), default=-1)
+
+
+def _run_sessions(runner: _Runner, chats: Sequence[Any], controller: Controller) -> list[Generation]:
+    """Generate one batch on the controller's decisions and record every row."""
+    name = str(getattr(runner.model.config, "name_or_path", "") or "") or None
+    params = {} if runner.max_new_tokens is None else {"max_new_tokens": runner.max_new_tokens}
+    sessions = [
+        controller.session(
+            Query.from_messages(chat, model=name),
+            params=params,
+            endpoint="in-process",
+            render=_renderer(runner),
+        )
+        for chat in chats
+    ]
+    if runner.close_text is None:
+        runner = replace(runner, close_text=sessions[0].capability.close_text)
+    try:
+        done = runner.run(chats, [session.budget for session in sessions])
+    except BaseException as error:
+        for session in sessions:
+            _finish_failed(session, error)
+        raise
+    return [_finish(session, one) for session, one in zip(sessions, done, strict=True)]
+
+
+def _finish(session: Session, done: Generation) -> Generation:
+    outcome = session.finish(
+        usage=done.usage,
+        timing=done.timing,
+        stop=done.stop,
+        criterion=_CRITERIA.get(done.stop),
+        answered=bool(done.answer),
+        fallback="empty answer: continued once with the thinking closed" if done.recovered else None,
+    )
+    return replace(done, outcome=outcome)
+
+
+def _finish_failed(session: Session, error: BaseException) -> None:
+    session.finish(
+        usage=Usage(),
+        timing=Timing(),
+        stop=StopReason.ERROR,
+        answered=False,
+        fallback=f"generation failed: {type(error).__name__}",
+    )
+
+
+def _renderer(runner: _Runner) -> Any:
+    """Return what writes a budget into this integration's controls, which are all kept by us."""
+
+    def render(
+        budget: Budget, capability: Capability, params: Mapping[str, Any], *, caller_values: CallerValues
+    ) -> Rendered:
+        controls: list[tuple[str, Any]] = []
+        if budget.off and runner.can_switch_off:
+            controls.append(("enable_thinking", False))
+        elif budget.reasoning_tokens is not None:
+            controls.append(("logits", runner.fit(budget).reasoning_tokens))
+        if budget.deadline_s is not None:
+            controls.append((DEADLINE, budget.deadline_s))
+        if budget.stop != "none":
+            controls.append((STOP, budget.stop))
+        return Rendered(
+            params=dict(params),
+            controls=tuple(AppliedControl(name=n, value=v, strength="hard") for n, v in controls),
+            unsupported=() if budget.effort is None else (f"effort:{budget.effort}",),
+            pinned=tuple(params),
+        )
+
+    return render
