@@ -186,7 +186,8 @@ def fit_cap(cap: int, *, limit: int | None, reserve: int) -> int:
     if limit is None:
         return cap
     room = limit - min(reserve, limit // 2)
-    return max(1, min(cap, int(room / (1 + GRACE))))
+    # The small term undoes binary rounding: 550 tokens of room are a cap of 500.
+    return max(1, min(cap, int(room / (1 + GRACE) + 1e-9)))
 
 
 def _off(writer: Writer) -> None:
@@ -228,8 +229,8 @@ def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> No
     limit = writer.get(limits[0]) if limits else None
     reserve = budget.answer_tokens or capability.answer_tokens or ANSWER_TOKENS
     cap = fit_cap(budget.reasoning_tokens, limit=limit, reserve=reserve)
-    engine = capability.cap
-    if engine is not None and (writer.dialect.engine_controls or not engine.parameters):
+    engine = capability.cap if writer.dialect.engine_controls else None
+    if engine is not None:
         for path in engine.parameters:
             own = writer.get(path)
             writer.put(path, cap if own is None else min(cap, own), engine.strength)

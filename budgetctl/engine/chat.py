@@ -182,6 +182,7 @@ class ChatCall:
             events = self._transcript.feed(body)
             self._labels.learn(body, reasoning=any(e.kind == "reasoning" and e.text for e in events))
             self._tell(events)
+            self._settle()
             if self._evidence is None and self._transcript.thinking:
                 self._judge()
         except Exception as error:
@@ -189,6 +190,13 @@ class ChatCall:
                 logger.warning("watching ended: %s: %s", type(error).__name__, error)
                 self._note(f"watching ended: {type(error).__name__}: {error}")
             self._criterion, self._guard.ours = None, False
+
+    def _settle(self) -> None:
+        """A complete text without a closing tag, of a model that may have started in its thinking, answers."""
+        transcript = self._transcript
+        supposed = self._session.capability.starts_in_think and self._labels.inline
+        if supposed and transcript.finish == "stop" and transcript.empty:
+            transcript.unthink()
 
     def _judge(self) -> None:
         """Ask the criteria, and whether the engine keeps the cap that it was given."""

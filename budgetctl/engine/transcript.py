@@ -98,6 +98,12 @@ class Transcript:
         """Take the answer so far for thinking: it was thinking that had begun again."""
         self._take(Event(kind="reclassify"))
 
+    def unthink(self) -> None:
+        """Take the thinking so far for the answer: it was only supposed to be thinking."""
+        self.answer, self._answer_tokens = self.reasoning, self.reasoning_tokens
+        self.reasoning, self.reasoning_tokens = "", 0
+        self._first_answer = self._first
+
     def read(self, body: Mapping[str, Any]) -> list[Event]:
         """Take a whole response as a plain dict, chat or Responses API, and return its events."""
         if "output" not in body:

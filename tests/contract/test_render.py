@@ -1,0 +1,195 @@
+"""Rendering is pure: a budget, a capability and parameters go in, new parameters come out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from budgetctl.adapters import Rendered, openai_chat, openai_responses
+from budgetctl.adapters.base import fit_cap
+from budgetctl.capabilities import Capability, Table
+from budgetctl.stopping import with_grace
+from budgetctl.types import Budget
+
+TABLE = Table.load()
+QWEN = TABLE.lookup("Qwen3-8B", "vllm")
+SERVED = TABLE.lookup("Qwen3-8B", "transformers-serve")
+GPT5 = TABLE.lookup("gpt-5", "openai")
+GPT51 = TABLE.lookup("gpt-5.1", "openai")
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def chat(
+    budget: Budget, capability: Capability, *, caller_values: Any = "pin", live: bool = False, **params: Any
+) -> Rendered:
+    call = {"model": "m", "messages": MESSAGES, **params}
+    before = copy.deepcopy(call)
+    rendered = openai_chat.render(budget, capability, call, caller_values=caller_values, live=live)
+    assert call == before, "the caller's own objects are only read"
+    return rendered
+
+
+def names(rendered: Rendered) -> dict[str, str]:
+    return {c.name: c.strength for c in rendered.controls}
+
+
+def test_a_cap_goes_to_the_engine_as_a_hard_control():
+    rendered = chat(Budget(reasoning_tokens=500), QWEN)
+    assert rendered.params["extra_body"] == {"thinking_token_budget": 500}
+    assert names(rendered)["thinking_token_budget"] == "hard"
+    assert rendered.unsupported == ()
+
+
+def test_a_cap_that_nothing_keeps_is_reported():
+    rendered = chat(Budget(reasoning_tokens=5000), GPT5)
+    assert rendered.params == {"model": "m", "messages": MESSAGES}
+    assert rendered.unsupported == ("cap",)
+
+
+def test_a_small_cap_becomes_the_nearest_level_where_levels_are_all_there_is():
+    rendered = chat(Budget(reasoning_tokens=1000), GPT5)
+    assert rendered.params["reasoning_effort"] == "low"
+    assert names(rendered) == {"reasoning_effort": "advisory"}
+    assert rendered.unsupported == ("cap",)
+
+
+def test_a_cap_never_switches_on_a_model_that_does_not_think_by_default():
+    assert "reasoning_effort" not in chat(Budget(reasoning_tokens=1000), GPT51).params
+
+
+def test_off_uses_the_switch_and_keeps_what_else_the_caller_put_there():
+    own = {"chat_template_kwargs": {"tone": "dry"}}
+    rendered = chat(Budget(reasoning_tokens=0), QWEN, extra_body=own)
+    kwargs = rendered.params["extra_body"]["chat_template_kwargs"]
+    assert kwargs == {"tone": "dry", "enable_thinking": False}
+
+
+def test_off_without_a_switch_asks_for_the_weakest_level_and_says_so():
+    rendered = chat(Budget(reasoning_tokens=0), GPT5)
+    assert rendered.params["reasoning_effort"] == "minimal"
+    assert rendered.unsupported == ("off",)
+
+
+@pytest.mark.parametrize(
+    ("level", "sent", "unsupported"),
+    [("low", "low", ()), ("max", "high", ("effort:max",)), ("none", "minimal", ("effort:none",))],
+)
+def test_a_level_that_the_model_lacks_becomes_the_nearest_weaker_one(level: str, sent: str, unsupported):
+    rendered = chat(Budget(effort=level), GPT5)
+    assert rendered.params["reasoning_effort"] == sent
+    assert rendered.unsupported == unsupported
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"reasoning_effort": "high"},
+        {"extra_body": {"thinking_token_budget": 9000}},
+        {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}},
+    ],
+)
+def test_pinned_values_stay(own: dict[str, Any]):
+    rendered = chat(Budget(reasoning_tokens=100), QWEN, live=True, **own)
+    assert rendered.params == {"model": "m", "messages": MESSAGES, **own}
+    assert len(rendered.pinned) == 1
+    assert set(names(rendered)) <= {"stop"}
+
+
+def test_a_ceiling_may_be_lowered_and_never_raised():
+    lower = chat(
+        Budget(reasoning_tokens=100), QWEN, caller_values="ceiling", extra_body={"thinking_token_budget": 900}
+    )
+    assert lower.params["extra_body"]["thinking_token_budget"] == 100
+    kept = chat(
+        Budget(reasoning_tokens=900), QWEN, caller_values="ceiling", extra_body={"thinking_token_budget": 100}
+    )
+    assert kept.params["extra_body"]["thinking_token_budget"] == 100
+    effort = chat(Budget(effort="high"), GPT5, caller_values="ceiling", reasoning_effort="low")
+    assert effort.params["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize("caller_values", ["pin", "ceiling"])
+@pytest.mark.parametrize(
+    ("capability", "own"),
+    [
+        (QWEN, {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}),
+        (GPT51, {"reasoning_effort": "none"}),
+    ],
+)
+def test_what_is_off_stays_off(capability: Capability, own: dict[str, Any], caller_values: str):
+    for budget in (Budget(reasoning_tokens=500), Budget(effort="high"), Budget()):
+        rendered = chat(budget, capability, caller_values=caller_values, live=True, **own)
+        assert rendered.params == {"model": "m", "messages": MESSAGES, **own}
+        assert rendered.controls == ()
+
+
+def test_what_acts_on_the_stream_is_named_only_where_someone_watches():
+    budget = Budget(reasoning_tokens=100, deadline_s=5)
+    live = names(chat(budget, SERVED, live=True))
+    assert live["abort_continue"] == live["deadline"] == live["stop"] == "hard"
+    blind = chat(budget, SERVED)
+    assert "abort_continue" not in names(blind)
+    assert set(blind.unsupported) == {"cap", "deadline"}
+
+
+@pytest.mark.parametrize(
+    "own", [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"n": 2}, {"logprobs": True}]
+)
+def test_nothing_of_ours_cuts_next_to_tools_grammars_or_choices(own: dict[str, Any]):
+    assert "abort_continue" not in names(chat(Budget(reasoning_tokens=100), SERVED, live=True, **own))
+
+
+def test_sampling_is_never_touched():
+    own = {"temperature": 0.3, "top_p": 0.9, "seed": 7, "stop": ["x"], "frequency_penalty": 0.1}
+    for budget in (Budget(reasoning_tokens=0), Budget(reasoning_tokens=64), Budget(effort="low")):
+        for capability in (QWEN, SERVED, GPT5):
+            rendered = chat(budget, capability, live=True, **own)
+            assert own.items() <= rendered.params.items()
+
+
+def test_a_low_default_of_the_server_is_raised_to_make_room():
+    params = chat(Budget(reasoning_tokens=4000), SERVED, live=True).params
+    assert params["max_completion_tokens"] >= with_grace(4000) + 512
+    assert "max_completion_tokens" not in chat(Budget(reasoning_tokens=100), SERVED, live=True).params
+
+
+@given(
+    cap=st.integers(1, 100_000),
+    limit=st.integers(16, 100_000),
+    reserve=st.integers(1, 4096),
+    live=st.booleans(),
+)
+def test_an_output_limit_always_has_room_for_cap_grace_and_answer(
+    cap: int, limit: int, reserve: int, live: bool
+):
+    budget = Budget(reasoning_tokens=cap, answer_tokens=reserve)
+    for capability, name in ((QWEN, "thinking_token_budget"), (SERVED, "abort_continue")):
+        rendered = chat(budget, capability, live=live, max_tokens=limit)
+        assert rendered.params["max_tokens"] == limit, "the caller's limit stays"
+        kept = [c.value for c in rendered.controls if c.name == name]
+        if kept and kept[0] > 1:
+            assert with_grace(kept[0]) + min(reserve, limit // 2) <= limit
+
+
+def test_fit_cap_leaves_a_cap_alone_that_fits():
+    assert fit_cap(100, limit=None, reserve=512) == 100
+    assert fit_cap(100, limit=1000, reserve=512) == 100
+    assert fit_cap(1000, limit=1000, reserve=450) == 500
+
+
+def test_responses_take_levels_and_leave_the_callers_object_alone():
+    own = {"model": "gpt-5", "input": "hi", "reasoning": {"summary": "auto"}}
+    before = copy.deepcopy(own)
+    rendered = openai_responses.render(Budget(effort="low"), GPT5, own)
+    assert own == before
+    assert rendered.params["reasoning"] == {"summary": "auto", "effort": "low"}
+
+
+def test_responses_report_a_cap_as_unsupported():
+    rendered = openai_responses.render(Budget(reasoning_tokens=100), QWEN, {"model": "m", "input": "hi"})
+    assert rendered.unsupported == ("cap",)
+    assert rendered.params == {"model": "m", "input": "hi"}

@@ -1,0 +1,513 @@
+"""The wrapped client against a server that thinks by script and misbehaves on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+
+import budgetctl
+from budgetctl.errors import AnswerTruncated, ConfigError
+from budgetctl.integrations.openai import wrap
+from budgetctl.types import StopReason
+
+from .scripted import ANSWER, Scripted, Seen, serving
+
+MESSAGES: Any = [{"role": "user", "content": "What is it?"}]
+QWEN, UNKNOWN = "Qwen3-8B", "some-model"
+TEXT = "".join(ANSWER)
+
+
+@dataclass
+class Shown:
+    """What a consumer saw of a stream."""
+
+    reasoning: str = ""
+    content: str = ""
+    finish: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    usage: list[Any] = field(default_factory=list)
+
+    def add(self, chunk: Any) -> None:
+        self.ids.add(chunk.id)
+        if chunk.usage is not None:
+            self.usage.append(chunk.usage)
+        for choice in chunk.choices:
+            self.content += choice.delta.content or ""
+            self.reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+            self.finish += [choice.finish_reason] if choice.finish_reason else []
+
+
+def shown(stream: Any) -> Shown:
+    seen = Shown()
+    for chunk in stream:
+        seen.add(chunk)
+    return seen
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with serving() as running:
+        yield running
+
+
+Make = Callable[..., OpenAI]
+
+
+@pytest.fixture
+def make(server: Scripted) -> Iterator[Make]:
+    opened: list[OpenAI] = []
+
+    def client(policy: str = "cap:50", *, endpoint: str = "transformers-serve", **settings: Any) -> OpenAI:
+        sdk = OpenAI(base_url=server.url, api_key="x", max_retries=0)
+        opened.append(sdk)
+        return wrap(sdk, policy=policy, endpoint=endpoint, classifier=None, **settings)
+
+    yield client
+    for one in opened:
+        one.close()
+
+
+def ended(seen: Seen) -> Seen:
+    assert seen.done.wait(10), "the server is still writing"
+    return seen
+
+
+# --- A cap that the server does not know: close and continue ---
+
+
+def test_a_capped_stream_shows_the_thought_up_to_the_cap_and_then_the_answer(server: Scripted, make: Make):
+    server.delay_s = 0.001
+    stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert isinstance(stream, Stream)
+    seen = shown(stream)
+    assert seen.content == TEXT
+    assert seen.reasoning.split() == [f"step{n}" for n in range(55)], "the cap and its grace"
+    assert seen.finish == ["stop"]
+    assert seen.ids == {"chatcmpl-1"}, "the answer carries the id of the stream that it belongs to"
+    first, second = server.seen
+    assert ended(first).closed_by_client
+    assert first.sent < server.thought
+    assert second.path == "/completions"
+    assert second.body["prompt"].endswith(
+        "step54 \n\nTime to answer based on the reasoning so far.\n</think>\n\n"
+    )
+    assert second.body["prompt"].startswith(
+        "<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n<think>"
+    )
+    found = budgetctl.outcome(stream)
+    assert (found.stop.reason, found.stop.criterion) == (StopReason.CAP, "reasoning_cap")
+    assert (found.usage.reasoning_tokens, found.usage.answer_tokens) == (55, 4)
+    assert found.usage.provenance == "estimated"
+    assert found.answered
+
+
+def test_a_whole_call_is_capped_too_and_comes_back_whole(server: Scripted, make: Make):
+    reply = make().chat.completions.create(model=QWEN, messages=MESSAGES, temperature=0.3)
+    assert isinstance(reply, openai.types.chat.ChatCompletion)
+    message = reply.choices[0].message
+    assert message.content == TEXT
+    assert len(message.reasoning_content.split()) == 55  # type: ignore[attr-defined]
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 59
+    assert server.seen[1].body["temperature"] == 0.3, "sampling goes with the continuation"
+    assert budgetctl.outcome(reply).stop.reason == StopReason.CAP
+
+
+async def test_an_async_client_does_the_same(server: Scripted):
+    async with AsyncOpenAI(base_url=server.url, api_key="x") as sdk:
+        client = wrap(sdk, policy="cap:50", endpoint="transformers-serve", classifier=None)
+        stream = await client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+        assert isinstance(stream, AsyncStream)
+        seen = Shown()
+        async for chunk in stream:
+            seen.add(chunk)
+        assert seen.content == TEXT
+        assert budgetctl.outcome(stream).stop.reason == StopReason.CAP
+        reply = await client.chat.completions.create(model=QWEN, messages=MESSAGES)
+        assert reply.choices[0].message.content == TEXT
+        assert budgetctl.outcome(reply).stop.reason == StopReason.CAP
+
+
+def test_a_thought_below_the_cap_passes_untouched(server: Scripted, make: Make):
+    server.thought = 10
+    stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    chunks = list(stream)
+    assert len(chunks) == 1 + 10 + 4 + 1
+    assert len(server.seen) == 1
+    found = budgetctl.outcome(stream)
+    assert found.stop.reason == StopReason.NATURAL
+    assert found.usage.reasoning_tokens == 10
+    assert found.timing.ttfo_s >= found.timing.ttft_s  # type: ignore[operator]
+
+
+def test_inline_tags_stay_balanced_when_the_thought_is_cut(server: Scripted, make: Make):
+    server.scenario = "inline"
+    seen = shown(make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True))
+    assert seen.content.count("<think>") == seen.content.count("</think>") == 1
+    assert seen.content.endswith("</think>\n\n" + TEXT)
+
+
+def test_a_missing_opening_tag_is_understood_afterwards(server: Scripted, make: Make):
+    server.scenario, server.thought = "missing open tag", 20
+    stream = make("full").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert shown(stream).content.endswith(TEXT)
+    assert budgetctl.outcome(stream).usage.reasoning_tokens == 20
+
+
+def test_a_tokenizer_makes_counts_exact(server: Scripted, make: Make):
+    client = make(tokenizer=lambda text: len(text.split()))
+    reply = client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert budgetctl.outcome(reply).usage.provenance == "counted"
+
+
+def test_usage_is_rebuilt_for_who_asked_for_it(server: Scripted, make: Make):
+    server.delay_s = 0.001
+    stream = make(endpoint="sglang").chat.completions.create(
+        model=QWEN, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    [usage] = shown(stream).usage
+    assert usage.completion_tokens == 59
+    assert usage.completion_tokens_details.reasoning_tokens == 55
+    assert usage.provenance == "estimated"
+
+
+def test_a_loop_is_ended_under_auto(server: Scripted, make: Make):
+    server.scenario, server.thought, server.delay_s = "loop", 3000, 0.0005
+    stream = make("auto").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert shown(stream).content == TEXT
+    assert budgetctl.outcome(stream).stop.reason == StopReason.LOOP
+    assert ended(server.seen[0]).closed_by_client
+
+
+def test_a_deadline_closes_the_thought(server: Scripted, make: Make):
+    server.delay_s, server.thought = 0.005, 5000
+    stream = make("deadline:0.3").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert shown(stream).content == TEXT
+    assert budgetctl.outcome(stream).stop.reason == StopReason.DEADLINE
+    assert ended(server.seen[0]).closed_by_client
+
+
+def test_where_nothing_can_act_criteria_only_observe(server: Scripted, make: Make):
+    client = make(endpoint="vllm")
+    stream = client.chat.completions.create(
+        model=QWEN, messages=MESSAGES, stream=True, tools=[], response_format={"type": "json_object"}
+    )
+    assert shown(stream).content == TEXT
+    assert len(server.seen) == 1
+
+
+# --- A cap of the engine: nothing to do, unless it is ignored ---
+
+
+def test_an_engine_cap_is_left_to_the_engine(server: Scripted, make: Make):
+    stream = make(endpoint="vllm").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert len(shown(stream).reasoning.split()) == 50
+    assert len(server.seen) == 1
+    found = budgetctl.outcome(stream)
+    assert found.stop.reason == StopReason.CAP
+    assert found.controls[0].strength == "hard"
+
+
+def test_an_ignored_cap_is_noticed_recorded_and_made_good(server: Scripted, make: Make):
+    server.scenario, server.delay_s = "ignored cap", 0.001
+    client = make(endpoint="vllm")
+    stream = client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert shown(stream).content == TEXT
+    found = budgetctl.outcome(stream)
+    assert found.stop.criterion == "watchdog"
+    assert {c.name: c.strength for c in found.controls}["thinking_token_budget"] == "none"
+    assert "thinking_token_budget=50 was sent and ignored" in (found.fallback or "")
+    assert ended(server.seen[0]).closed_by_client
+    client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert "thinking_token_budget" not in server.seen[-2].body, "not tried again"
+
+
+# --- The guard ---
+
+
+def test_an_empty_answer_under_a_cap_is_continued(server: Scripted, make: Make):
+    server.scenario = "empty under a cap"
+    for stream in (True, False):
+        reply = make(endpoint="vllm").chat.completions.create(model=QWEN, messages=MESSAGES, stream=stream)
+        content = shown(reply).content if stream else reply.choices[0].message.content
+        assert content == TEXT
+        assert [one.path for one in server.seen[-2:]] == ["/chat/completions", "/completions"]
+        assert budgetctl.outcome(reply).answered
+
+
+def test_without_raw_completions_thinking_is_switched_off_for_the_answer(server: Scripted, make: Make):
+    server.scenario = "no completions"
+    reply = make().chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    paths = [one.path for one in server.seen]
+    assert paths == ["/chat/completions", "/completions", "/chat/completions"]
+    assert server.seen[-1].body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "called again with thinking off" in str(budgetctl.outcome(reply).fallback)
+
+
+def test_when_all_fails_the_error_carries_the_thought_and_the_outcome(server: Scripted, make: Make):
+    server.scenario, server.continuation = "empty", [()]
+    client = make(endpoint="vllm")
+    with pytest.raises(AnswerTruncated) as caught:
+        client.chat.completions.create(model="deepseek-r1", messages=MESSAGES)
+    assert caught.value.reasoning.startswith("step0 step1")
+    assert "step0" not in str(caught.value), "messages are logged, thoughts are private"
+    assert budgetctl.outcome(caught.value).answered is False
+
+
+@pytest.mark.parametrize("policy", ["full", "auto"])
+def test_an_empty_answer_that_no_budget_of_ours_cut_is_passed_through(
+    server: Scripted, make: Make, policy: str
+):
+    server.scenario, server.thought = "empty", 20
+    reply = make(policy).chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == ""
+    assert reply.choices[0].finish_reason == "length"
+    assert len(server.seen) == 1
+    assert budgetctl.outcome(reply).answered is False
+
+
+def test_thinking_that_begins_again_is_closed_once_more(server: Scripted, make: Make):
+    again = ("But ", "wait, ", "let ", "me ", "check ", "that.")
+    server.continuation = [again, ("42.",)]
+    seen = shown(make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True))
+    assert seen.content == "Final answer:42."
+    assert "wait" in seen.reasoning
+    prompts = [one.body["prompt"] for one in server.seen if one.path == "/completions"]
+    assert len(prompts) == 2
+    assert prompts[1].endswith("</think>\n\nFinal answer:")
+
+
+def test_thinking_that_begins_again_and_again_is_let_through(server: Scripted, make: Make):
+    server.continuation = [("Wait, ", "no."), ("Hmm, ", "it ", "is ", "42.")]
+    seen = shown(make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True))
+    assert seen.content.endswith("Hmm, it is 42.")
+
+
+# --- Faults ---
+
+
+def test_a_server_that_refuses_our_parameter_gets_the_callers_own(server: Scripted, make: Make):
+    server.refuses, server.thought = ("thinking_token_budget",), 5
+    client = make(endpoint="vllm")
+    reply = client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert "thinking_token_budget" not in server.seen[1].body
+    found = budgetctl.outcome(reply)
+    assert "HTTP 400" in (found.fallback or "")
+    assert found.controls == ()
+    client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert "thinking_token_budget" not in server.seen[2].body, "the refused parameter is not tried again"
+
+
+def test_a_server_that_refuses_the_callers_own_parameter_is_not_asked_twice_for_us(
+    server: Scripted, make: Make
+):
+    server.refuses = ("temperature",)
+    with pytest.raises(openai.BadRequestError):
+        make("full").chat.completions.create(model=QWEN, messages=MESSAGES, temperature=0.5)
+    assert len(server.seen) == 1
+
+
+def test_a_stream_that_breaks_raises_the_providers_own_error(server: Scripted, make: Make):
+    server.scenario = "broken"
+    stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    with pytest.raises(openai.APIConnectionError):
+        shown(stream)
+    found = budgetctl.outcome(stream)
+    assert found.stop.reason == StopReason.ERROR
+    assert found.usage.reasoning_tokens == 19
+
+
+def test_a_fault_of_ours_never_fails_the_call(server: Scripted, make: Make):
+    class Broken:
+        hash = "0"
+
+        def estimate(self, query: Any) -> Any:
+            raise RuntimeError("no")
+
+    def bad_count(text: str) -> int:
+        raise RuntimeError("no tokens today")
+
+    server.thought = 5
+    sdk = OpenAI(base_url=server.url, api_key="x")
+    with wrap(
+        sdk, policy="quantile:0.9", endpoint="vllm", classifier=Broken(), tokenizer=bad_count
+    ) as client:
+        stream = client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+        assert shown(stream).content == TEXT
+
+
+def test_bad_arguments_are_refused_before_any_call(server: Scripted):
+    sdk = OpenAI(base_url=server.url, api_key="x")
+    with pytest.raises(ConfigError, match="allowed: openai, vllm"):
+        wrap(sdk, endpoint="tgi")
+    with pytest.raises(ConfigError, match="unknown part"):
+        wrap(sdk, policy="fast")
+    with pytest.raises(ConfigError, match="say it to the controller"):
+        wrap(sdk, controller=budgetctl.Controller("full", classifier=None), sink="x.jsonl")
+    with pytest.raises(ConfigError, match="seen str"):
+        wrap("client")  # type: ignore[type-var]
+    sdk.close()
+
+
+# --- Closing: in every way a consumer may leave, the server stops ---
+
+
+@pytest.fixture
+def slow(server: Scripted) -> Scripted:
+    server.delay_s, server.thought = 0.005, 4000
+    return server
+
+
+def leave_by_close(stream: Any) -> None:
+    next(stream)
+    stream.close()
+
+
+def leave_by_with(stream: Any) -> None:
+    with stream:
+        next(stream)
+
+
+def leave_by_exception(stream: Any) -> None:
+    with contextlib.suppress(ZeroDivisionError), stream:
+        raise ZeroDivisionError(next(stream))
+
+
+@pytest.mark.parametrize("leave", [leave_by_close, leave_by_with, leave_by_exception])
+def test_leaving_a_stream_closes_the_upstream(slow: Scripted, make: Make, leave: Callable[[Any], None]):
+    stream = make("auto").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    leave(stream)
+    assert ended(slow.seen[0]).closed_by_client
+    assert budgetctl.outcome(stream).stop.reason == StopReason.CALLER
+
+
+def test_a_dropped_stream_closes_the_upstream_without_waiting_for_the_collector(slow: Scripted, make: Make):
+    gc.disable()
+    try:
+        for _ in make("auto").chat.completions.create(model=QWEN, messages=MESSAGES, stream=True):
+            break
+        assert ended(slow.seen[0]).closed_by_client
+    finally:
+        gc.enable()
+
+
+def test_the_sdks_stream_helper_closes_the_upstream(slow: Scripted, make: Make):
+    with make("auto").chat.completions.stream(model=QWEN, messages=MESSAGES) as helper:
+        next(helper)
+    assert ended(slow.seen[0]).closed_by_client
+
+
+def test_leaving_during_the_answer_closes_the_continuation(server: Scripted, make: Make):
+    server.delay_s, server.continuation = 0.002, [tuple(f"word{n} " for n in range(5000))]
+    stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    stream.close()
+    assert ended(server.seen[1]).closed_by_client
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "drop"])
+async def test_leaving_an_async_stream_closes_the_upstream(slow: Scripted, how: str):
+    async with AsyncOpenAI(base_url=slow.url, api_key="x") as sdk:
+        client = wrap(sdk, policy="auto", endpoint="transformers-serve", classifier=None)
+        stream = await client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+
+        async def consume(limit: int) -> None:
+            count = 0
+            async for _ in stream:
+                count += 1
+                if count == limit:
+                    return
+
+        if how == "cancel":
+            task = asyncio.create_task(consume(10**9))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            await consume(3)
+        if how == "close":
+            await stream.close()
+        if how == "drop":
+            del stream, consume
+        closed = await asyncio.to_thread(slow.seen[0].done.wait, 10)
+        assert closed
+        assert slow.seen[0].closed_by_client
+
+
+# --- The client ---
+
+
+def test_the_wrapped_client_is_a_client_and_the_original_stays_as_it_was(server: Scripted):
+    server.thought = 5
+    sdk = OpenAI(base_url=server.url, api_key="x")
+    _ = sdk.chat.completions  # a resource that points to the original
+    client = wrap(sdk, policy="off", endpoint="vllm", classifier=None)
+    assert isinstance(client, OpenAI)
+    assert type(sdk) is OpenAI
+    sdk.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert "chat_template_kwargs" not in server.seen[0].body
+    client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert server.seen[1].body["chat_template_kwargs"] == {"enable_thinking": False}
+    sdk.close()
+
+
+def test_wrapping_twice_budgets_once_and_the_last_policy_wins(make: Make, server: Scripted):
+    server.thought = 5
+    client = wrap(make("off", endpoint="vllm"), policy="full", endpoint="vllm", classifier=None)
+    assert len(type(client).__mro__) == len(type(make()).__mro__)
+    client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert "chat_template_kwargs" not in server.seen[0].body
+
+
+def test_a_policy_for_one_part_of_the_program(make: Make, server: Scripted):
+    server.thought = 5
+    client = make("full", endpoint="vllm")
+    hurried = client.with_policy("off")  # type: ignore[attr-defined]
+    hurried.chat.completions.create(model=QWEN, messages=MESSAGES)
+    client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    with budgetctl.override("off"):
+        client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    switched = ["chat_template_kwargs" in one.body for one in server.seen]
+    assert switched == [True, False, True]
+
+
+def test_outcomes_go_to_the_sink(make: Make, server: Scripted, tmp_path: Any):
+    from budgetctl.records import read
+
+    path = tmp_path / "outcomes.jsonl"
+    reply = make(sink=path).chat.completions.create(model=QWEN, messages=MESSAGES)
+    raw = make("off", sink=path).chat.completions.with_raw_response.create(model=QWEN, messages=MESSAGES)
+    first, second = read(path)
+    assert first.id == budgetctl.outcome(reply).id
+    assert (second.answered, second.policy) == (True, "off")  # type: ignore[union-attr]
+    assert raw.parse().choices[0].message.content == TEXT
+
+
+def test_a_raw_response_is_not_altered(make: Make, server: Scripted):
+    raw = make().chat.completions.with_raw_response.create(model=QWEN, messages=MESSAGES)
+    assert len(raw.parse().choices[0].message.reasoning_content.split()) == server.thought  # type: ignore[attr-defined]
+    assert [one.path for one in server.seen] == ["/chat/completions"]
+
+
+def test_a_model_that_no_row_knows_passes_through_and_is_recorded(make: Make, server: Scripted):
+    server.thought = 200
+    stream = make().chat.completions.create(model=UNKNOWN, messages=MESSAGES, stream=True)
+    assert len(shown(stream).reasoning.split()) == 200
+    assert len(server.seen) == 1
+    found = budgetctl.outcome(stream)
+    assert found.controls == ()
+    assert found.budget_state.strength == "none"

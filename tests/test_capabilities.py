@@ -1,0 +1,130 @@
+"""The capability table: which row speaks for a model, what it says, and what a bad file is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from budgetctl.capabilities import ENDPOINTS, UNKNOWN, Table, guess_endpoint
+from budgetctl.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table.load()
+
+
+def test_every_shipped_row_says_where_it_comes_from(table: Table):
+    assert table.rows
+    assert all(row.source and row.verified_on for row in table.rows)
+    assert {e for row in table.rows for e in row.endpoints} <= set(ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("model", "endpoint", "cap", "off", "efforts"),
+    [
+        ("gpt-5-mini", "openai", False, False, ("minimal", "low", "medium", "high")),
+        ("gpt-5.1", "openai", False, True, ("none", "low", "medium", "high")),
+        ("o3", "openai", False, False, ("low", "medium", "high")),
+        ("gpt-4o-mini", "openai", False, False, ()),
+        ("gpt-5.3-chat-latest", "openai", False, False, ()),
+        ("Qwen/Qwen3-8B", "vllm", True, True, ()),
+        ("deepseek-ai/DeepSeek-R1", "vllm", True, False, ()),
+        ("Qwen/Qwen3-4B-Instruct-2507", "vllm", False, False, ()),
+        ("qwen3-4b", "sglang", True, True, ()),
+        ("Qwen3-4B-Q8_0.gguf", "llama.cpp", True, True, ()),
+        ("./models/pocket-1", "transformers-serve", True, True, ()),
+        ("pocket-1", "in-process", True, True, ()),
+    ],
+)
+def test_what_a_policy_is_told(table: Table, model: str, endpoint: str, cap: bool, off: bool, efforts):
+    facts = table.lookup(model, endpoint).facts()
+    assert (facts.can_cap, facts.can_switch_off, facts.efforts) == (cap, off, efforts)
+
+
+@pytest.mark.parametrize("model", [None, "", "some-new-model"])
+def test_an_unknown_model_has_no_controls(table: Table, model: str | None):
+    found = table.lookup(model, "vllm")
+    assert found is UNKNOWN
+    assert not found.known
+    assert found.facts().can_cap is found.facts().can_switch_off is False
+
+
+def test_case_and_folders_do_not_matter(table: Table):
+    rows = {table.lookup(m, "vllm").models for m in ("QWEN/QWEN3-8B", "qwen3-8b", "/mnt/models/Qwen3-8B/")}
+    assert len(rows) == 1
+    assert rows != {UNKNOWN.models}
+
+
+def test_a_kind_of_endpoint_that_does_not_exist_is_refused(table: Table):
+    with pytest.raises(ConfigError, match=r"'tgi', allowed: openai, vllm"):
+        table.lookup("Qwen3-8B", "tgi")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        (None, "openai"),
+        ("https://api.openai.com/v1/", "openai"),
+        ("https://eu.api.openai.com/v1", "openai"),
+        ("http://localhost:8000/v1", "openai-compatible"),
+        ("https://api.openai.com.evil.example/v1", "openai-compatible"),
+    ],
+)
+def test_the_kind_of_endpoint_is_guessed_from_the_host(url: str | None, kind: str):
+    assert guess_endpoint(url) == kind
+
+
+def test_own_rows_win(tmp_path: Path, table: Table):
+    path = tmp_path / "own.toml"
+    path.write_text(
+        '[[row]]\nmodels = ["*qwen3*"]\nendpoints = ["vllm"]\nnatural_p99 = 9000\nsource = "measured"\n'
+    )
+    mine = Table.load(path)
+    assert mine.lookup("Qwen3-8B", "vllm").facts().natural_p99 == 9000
+    assert mine.lookup("Qwen3-8B", "vllm").cap is None
+    assert mine.lookup("Qwen3-8B", "sglang") == table.lookup("Qwen3-8B", "sglang")
+    assert mine.version != table.version
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            'models = ["x"]\nendpoints = ["vllm"]\ncapp = 1',
+            r"row 1: unknown key 'capp' = 1; allowed: models, ",
+        ),
+        (
+            'models = ["x"]\nendpoints = ["vllm"]\ncap = { strength = "strong" }',
+            r"row 1: key 'cap.strength': seen 'strong', allowed: 'hard', 'advisory' or 'none'",
+        ),
+        (
+            'models = ["x"]\nendpoints = ["vllm"]\ncap = { strength = "hard", tokens = 3 }',
+            r"row 1: unknown key 'cap.tokens' = 3; allowed: parameters, strength",
+        ),
+        ('models = ["x"]\nendpoints = ["tgi"]', r"row 1: key 'endpoints.0': seen 'tgi', allowed: 'openai', "),
+        ('models = ["x"]', r"row 1: key 'endpoints' is missing"),
+        ("models = [", r"not valid TOML"),
+    ],
+)
+def test_a_bad_file_is_told_where_and_what(tmp_path: Path, text: str, told: str):
+    path = tmp_path / "own.toml"
+    path.write_text(f"[[row]]\n{text}\n")
+    with pytest.raises(ConfigError, match=told) as caught:
+        Table.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Table.load(tmp_path / "nowhere.toml")
+
+
+def test_controls_that_do_not_work_are_left_out(table: Table):
+    qwen = table.lookup("Qwen3-8B", "vllm")
+    assert qwen.without(frozenset({"thinking_token_budget"})).cap is None
+    assert qwen.without(frozenset({"thinking_token_budget"})).off == qwen.off
+    assert qwen.without(frozenset({"abort_continue"})).continuation is None
+    assert table.lookup("o3", "openai").without(frozenset({"reasoning_effort"})).effort is None
+    assert qwen.without(frozenset()) is qwen
