@@ -34,6 +34,7 @@ __all__ = ["JsonlSink", "Rows", "feedback", "parse", "query_hash", "read"]
 logger = logging.getLogger("budgetctl")
 
 _LOCK_WAIT_S = 0.25
+_LOCK_WAIT_HELD_UP_S = 0.005
 _LOCK_WAIT_AT_EXIT_S = 5.0
 _REMEMBERED_IDS = 10_000
 _NAMED_BAD_LINES = 5
@@ -121,8 +122,11 @@ class JsonlSink:
             if self._pid != os.getpid():  # a forked child: the parent writes what it has waiting
                 self._pid = os.getpid()
                 self._waiting.clear()
+            held_up = bool(
+                self._waiting
+            )  # whoever hangs with the lock costs one call the wait, not every call
             self._waiting.append(line)
-            self._drain(wait_s=_LOCK_WAIT_S)
+            self._drain(wait_s=_LOCK_WAIT_HELD_UP_S if held_up else _LOCK_WAIT_S)
             while len(self._waiting) > self._keep:
                 self._waiting.popleft()
                 self.dropped += 1

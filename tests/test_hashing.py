@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from budgetctl import hashing
 from budgetctl.hashing import home, load_key, query_hash
 
 
@@ -49,6 +50,12 @@ def test_many_processes_agree_on_one_key(config_home):
         runs = pool.map(lambda _: subprocess.check_output([sys.executable, "-c", code]), range(6))
     assert len(set(runs)) == 1
     assert len(list(config_home.iterdir())) == 1
+
+
+def test_the_key_that_was_there_first_stays(config_home):
+    path = config_home / "query.key"
+    assert hashing._create(path) == hashing._create(path) == path.read_bytes()
+    assert [entry.name for entry in config_home.iterdir()] == ["query.key"]
 
 
 def test_threads_agree_on_one_key():

@@ -194,16 +194,22 @@ def test_memory_is_bounded_and_what_was_dropped_is_counted():
 
 
 @posix
-def test_a_process_that_holds_the_lock_and_hangs_delays_rows_but_not_calls(tmp_path):
+def test_a_process_that_holds_the_lock_and_hangs_delays_rows_but_not_calls(tmp_path, monkeypatch):
     import fcntl
 
     sink = JsonlSink(tmp_path / "o.jsonl")
     with sink.path.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        waits = []
+        monkeypatch.setattr(records.time, "sleep", waits.append)
+        monkeypatch.setattr(records.time, "monotonic", lambda: sum(waits))
         sink.write(made())
-        assert sink.waiting == 1
+        first = sum(waits)
+        sink.write(made())
+        assert sink.waiting == 2
+        assert sum(waits) - first < first / 10, "only the first call waits for long"
     assert sink.flush()
-    assert len(ids(sink.path)) == 1
+    assert len(ids(sink.path)) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
