@@ -82,6 +82,7 @@ def warmup() -> None:
     Raises:
         ClassifierError: The weights cannot be read.
     """
+    from . import records  # noqa: F401  # only to have it loaded
     from .controller import Controller
 
     controller = Controller("quantile:0.9")

@@ -123,7 +123,7 @@ class Session:
             self._outer.outcome = self.outcome
         for sink in self.controller.sinks:
             try:
-                sink.write(self.outcome)
+                sink.write(self.outcome, text=self.query.text)
             except Exception as error:  # a sink never fails the call
                 logger.warning("sink %r failed: %s: %s", sink, type(error).__name__, error)
         self.controller.callbacks.emit("on_outcome", self.outcome)
