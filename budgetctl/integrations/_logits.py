@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 TRANSITION = "\n\nTime to answer based on the reasoning so far.\n"
 REASONS = (StopReason.NATURAL, StopReason.CAP, StopReason.DEADLINE, StopReason.LOOP)
 CHECK_EVERY = 16
-"""Steps between two looks at the deadline and at loops."""
+"""Steps between two looks at the deadline."""
+LOOPS_EVERY = 64
+"""Steps between two looks for loops, which take longer."""
 
 _NEVER = torch.iinfo(torch.int64).max
-_LOOP_TAIL = 256
+_LOOP_TAIL = 384
 _LOOP_REPEATS = 4
 _MIN_PERIOD = 4
-_MIN_SPAN = 192
 _ENDS = re.compile(r"""(?:\n|[.!?]["')\]*]*)[ \t]*\Z""")
 
 
@@ -187,8 +188,7 @@ class RowBudgets:
         boundary, fence, dollar, newline = self._flags[token].unbind(1)
         self._fenced = self._fenced ^ fence
         self._formula = (self._formula ^ dollar) & ~newline
-        if len(self.stamps) % CHECK_EVERY == 0:
-            self._check(ids)
+        self._check(ids)
         self._decide(forced, boundary & ~self._fenced & ~self._formula)
 
     def _decide(self, forced: Tensor, boundary: Tensor) -> None:
@@ -200,13 +200,14 @@ class RowBudgets:
         self._at = torch.where(forced, after, torch.where(due, 0, -1))
 
     def _check(self, ids: Tensor) -> None:
-        if self._has_deadlines:
+        steps = len(self.stamps)
+        if self._has_deadlines and steps % CHECK_EVERY == 0:
             elapsed = self.stamps[-1] - self.started
-            pace = (self.stamps[-1] - self.stamps[0]) / max(len(self.stamps) - 1, 1)
+            pace = (self.stamps[-1] - self.stamps[0]) / (steps - 1)
             self._end(elapsed + self._reserves * pace >= self._deadlines, StopReason.DEADLINE)
-        if self._has_loops and len(self.stamps) >= _LOOP_TAIL:
-            tail = ids[:, -_LOOP_TAIL:]
-            self._end(_loops(tail, self._periods) & self._watched, StopReason.LOOP)
+        if self._has_loops and steps % LOOPS_EVERY == 0 and steps >= _LOOP_TAIL:
+            loops = _loops(ids[:, -_LOOP_TAIL:], self._periods)
+            self._end(loops & self._watched, StopReason.LOOP)
 
     def _end(self, rows: Tensor, reason: StopReason) -> None:
         """End the thinking of these rows at the next step, wherever they are in a sentence."""
@@ -224,8 +225,8 @@ class BudgetLogitsProcessor(LogitsProcessor):
     """Keep a thinking budget per row of ``model.generate``.
 
     From the cap on a row may finish its sentence (10 % grace, outside code and formulas); then the closing
-    text is forced, token by token. Deadlines and loops are looked at every 16 steps and end the thought at
-    once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves one call
+    text is forced, token by token. Deadlines are looked at every 16 steps, loops every 64, and end the thought
+    at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves one call
     of ``generate``, without beams or assisted decoding.
 
     Example:
@@ -290,14 +291,16 @@ class _AnswerLimit(StoppingCriteria):
 
 
 def _loop_index(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return, per period and place of the tail, the place one period earlier, and whether it is looked at."""
+    """Return, per period and place of the tail, the place one period earlier, and whether there is one."""
     periods = torch.arange(_MIN_PERIOD, _LOOP_TAIL // _LOOP_REPEATS + 1, device=device)[:, None]
     places = torch.arange(_LOOP_TAIL, device=device)
-    spans = (periods * _LOOP_REPEATS).clamp(min=_MIN_SPAN) - periods
-    return (places - periods).clamp(min=0), places >= _LOOP_TAIL - spans
+    return (places - periods).clamp(min=0), places >= periods
 
 
 def _loops(tail: Tensor, index: tuple[Tensor, Tensor]) -> Tensor:
-    """Return, per row, whether its last tokens are one pattern over and over."""
-    earlier, looked_at = index
-    return ((tail[:, None, :] == tail[:, earlier]) | ~looked_at).all(dim=2).any(dim=1)
+    """Return, per row, whether its last 384 tokens are one pattern of 4 to 96, four times or more.
+
+    This is the pattern rule of :class:`budgetctl.stopping.LoopStop` on tokens: the others need the text.
+    """
+    earlier, exists = index
+    return ((tail[:, None, :] == tail[:, earlier]) | ~exists).all(dim=2).any(dim=1)

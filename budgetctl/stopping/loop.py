@@ -13,11 +13,11 @@ FIRST_CHECK = 256
 CHECK_EVERY = 16
 PERIODS = range(4, 65)
 REPEATS = 4
-SPAN_WORDS = 128
-SENTENCES = 40
-DISTINCT_SENTENCES = 8
+SPAN_WORDS = 256
+SENTENCES = 60
+DISTINCT_SENTENCES = 4
 COMPRESSED_CHARS = 2000
-COMPRESSED_TO = 0.10
+COMPRESSED_TO = 0.06
 
 _TAIL = 8192
 _SENTENCE = re.compile(r"[.!?]\s+|\n+")
@@ -28,8 +28,15 @@ class LoopStop(_Composable):
     """Stop when the thinking repeats itself. Looks every 16 tokens, from token 256 on.
 
     Any of three signs will do: the last words are one pattern of 4 to 64 words, four times or more over at
-    least 128 words; the last 40 sentences are at most 8 different ones; the last 2,000 characters compress
-    to under 10 %.
+    least 256 words; the last 60 sentences are at most 4 different ones; the last 2,000 characters compress
+    to under 6 %.
+
+    Models repeat themselves more than one would think and still find the right answer, so the bars are high.
+    On 4,191 finished traces with a right answer (lineage-bench, LRMTokenEconomy, MiP on GSM8K and MATH; dozens
+    of models) these rules fire on 2, or 0.05 %: both really repeat hundreds of words, and recover. Lower bars
+    do not hold there: a sentence four times among the last 40 is found in 9.8 % of the traces of the last two
+    sources, a pattern four times in a row, however short, in 1.0 %, compression under 15 % in 3.7 % of a
+    sample of the first. Traces that end in a loop, mostly at the output limit, repeat thousands of words.
     """
 
     name = "loop"
@@ -50,7 +57,8 @@ class LoopStop(_Composable):
 def looping(text: str) -> bool:
     """Return whether the end of ``text`` is a loop."""
     tail = text[-_TAIL:]
-    return _patterned(tail.split()) or _recurring(tail) or _compressible(tail)
+    words = tail.split()[:-1]  # the last one may be half a word
+    return _patterned(words) or _recurring(tail) or _compressible(tail)
 
 
 def _patterned(words: list[str]) -> bool:

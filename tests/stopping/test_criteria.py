@@ -180,5 +180,5 @@ def test_what_only_looks_alike_is_no_loop(text: str) -> None:
 def test_every_period_is_found_within_its_repeats(period: int) -> None:
     lead = " ".join(f"word{i}" for i in range(400))
     unit = " ".join(f"w{i * 37 % 101}" for i in range(period))
-    text = f"{lead} " + " ".join([unit] * max(5, 160 // period + 2))
+    text = f"{lead} " + " ".join([unit] * max(5, 280 // period + 2))
     assert observe_all(text) is not None
