@@ -13,17 +13,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from budgetctl.adapters import openai_chat
-from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, STOP
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, STOP, steerable
 from budgetctl.channels import ChatChannels
 from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_body
 from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
 from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive, Send
+from budgetctl.engine.ledger import Ledger
 from budgetctl.engine.opening import OnBroken, open_call, status, unchanged
 from budgetctl.engine.transcript import Counter, Transcript
 from budgetctl.errors import AnswerTruncated
 from budgetctl.guard import Guard, Opening, Step
 from budgetctl.stopping.criteria import Criterion
-from budgetctl.types import AppliedControl, Budget, Event, Evidence, StopReason, Timing, Usage
+from budgetctl.types import AppliedControl, Budget, Event, Evidence, StopReason
 
 if TYPE_CHECKING:
     from budgetctl.outcomes import Outcome
@@ -78,10 +79,14 @@ class ChatCall:
         self._closes = 0
         self._notes: list[str] = []
         self._transcript = self._listen()
-        self._transcripts = [self._transcript]
+        self._ledger = Ledger(self._transcript, capability=session.capability, counter=counter)
         self._thoughts: list[str] = []
         carried = [c for c in session.controls if c.name != STOP and c.strength != "none"]
-        self._guard = Guard(ours=bool(carried), time_left=self._time_left)
+        self._steerable = steerable(session.caller_params)
+        # Of several choices, or with logprobs, nothing can be replaced without breaking the response.
+        own = session.caller_params
+        whole = (own.get("n") or 1) == 1 and not own.get("logprobs")
+        self._guard = Guard(ours=bool(carried) and whole, time_left=self._time_left)
 
     def run(self) -> Machine:
         """Drive the call. Emits chunks, or one completion when the caller wants it whole."""
@@ -132,12 +137,12 @@ class ChatCall:
         while self._missing():
             step = self._guard.next(
                 can_continue=self._continuation is not None,
-                can_switch_off=self._session.capability.off is not None,
+                can_switch_off=self._session.capability.off is not None and self._steerable,
             )
             if step is Step.GIVE_UP:
                 raise AnswerTruncated(
                     "the model gave no answer: " + "; ".join([*self._notes, *self._guard.steps]),
-                    reasoning="\n\n".join(self._thoughts) or self._transcripts[0].reasoning,
+                    reasoning="\n\n".join(self._thoughts) or self._ledger.first.reasoning,
                 )
             yield from self._try(step)
         if self._changed:
@@ -192,7 +197,7 @@ class ChatCall:
             self._criterion, self._guard.ours = None, False
 
     def _settle(self) -> None:
-        """A complete text without a closing tag, of a model that may have started in its thinking, answers."""
+        """Take a complete text without a closing tag for an answer, though its model may start in its thinking."""
         transcript = self._transcript
         supposed = self._session.capability.starts_in_think and self._labels.inline
         if supposed and transcript.finish == "stop" and transcript.empty:
@@ -274,7 +279,7 @@ class ChatCall:
         params = continuation.params(
             self._session.caller_params,
             continuation.prompt(self._thoughts, cue=cue),
-            used=self._spent().output_tokens or 0,
+            used=self._ledger.spent().output_tokens or 0,
             reserve=self._session.budget.answer_tokens,
         )
         transcript = self._begin(raw=True)
@@ -337,8 +342,7 @@ class ChatCall:
     def _ending(self) -> list[dict[str, Any]]:
         """Return the last chunks of a response that was changed: finish reason, and usage where it is due."""
         finish = self._transcript.finish or "stop"
-        usages = self._usages()
-        usage = usage_body(self._spent(), prompt=usages[0].prompt_tokens)
+        usage = usage_body(self._ledger.spent(), prompt=self._ledger.usages()[0].prompt_tokens)
         options = self._session.caller_params.get("stream_options")
         asked = isinstance(options, Mapping) and options.get("include_usage")
         if self._session.capability.stream_usage == "always" or not self._stream:
@@ -354,7 +358,7 @@ class ChatCall:
 
     def _begin(self, *, raw: bool = False) -> Transcript:
         self._transcript = self._listen(raw=raw)
-        self._transcripts.append(self._transcript)
+        self._ledger.add(self._transcript, raw=raw)
         return self._transcript
 
     def _listen(self, *, raw: bool = False) -> Transcript:
@@ -377,24 +381,6 @@ class ChatCall:
         for event in events:
             self._session.controller.callbacks.emit("on_delta", event)
 
-    def _usages(self) -> list[Usage]:
-        """Return the usage of every response; a prompt whose count was lost is worked out where possible."""
-        visible = self._session.capability.reasoning != "hidden" and self._session.capability.known
-        usages = [t.usage(visible=visible) for t in self._transcripts]
-        heard = [u for u, t in zip(usages, self._transcripts, strict=True) if t.reported or t.heard]
-        if self._closes and len(heard) > 1 and heard[0].prompt_tokens is None:
-            again, thought = heard[1].prompt_tokens, heard[0].reasoning_tokens
-            if again is not None and thought is not None:
-                closing = Transcript.count(self._session.capability.close_text, self._counter)
-                heard[0] = replace(heard[0], prompt_tokens=max(0, again - thought - closing))
-        return heard or usages[:1]
-
-    def _spent(self) -> Usage:
-        first, *others = self._usages()
-        for usage in others:
-            first += usage
-        return first
-
     def _time_left(self) -> float | None:
         deadline = self._session.budget.deadline_s
         return None if deadline is None else deadline - (self._session.clock() - self._session.started)
@@ -406,25 +392,16 @@ class ChatCall:
         """Record the outcome; a fault there is logged and costs the record, never the answer."""
         try:
             self.outcome = self._session.finish(
-                usage=self._spent(),
-                timing=self._timing(),
+                usage=self._ledger.spent(),
+                timing=self._ledger.timing(streamed=self._streamed, shown=self._stream),
                 stop=stop or self._reason(),
                 criterion=self._evidence.criterion if self._evidence is not None else None,
-                answered=not all(t.empty for t in self._transcripts),
+                answered=self._ledger.answered,
                 fallback="; ".join(self._notes) or None,
                 controls=self._controls,
             )
         except Exception:
             logger.warning("the outcome could not be recorded", exc_info=True)
-
-    def _timing(self) -> Timing:
-        """Return the times as the caller sees them: a whole answer comes when the call ends."""
-        timings = [t.timing() for t in self._transcripts]
-        answer = next((t.ttfo_s for t in timings if t.ttfo_s is not None), None)
-        end = timings[-1].e2e_s
-        if not self._streamed:
-            return Timing(ttfo_s=end, e2e_s=end)
-        return Timing(ttft_s=timings[0].ttft_s, ttfo_s=answer if self._stream else end, e2e_s=end)
 
     def _reason(self) -> StopReason:
         """Why thinking ended."""
@@ -432,7 +409,7 @@ class ChatCall:
             return self._evidence.reason
         if self._session.budget.off and any(c.strength != "none" for c in self._controls):
             return StopReason.OFF
-        cap, first = self._engine_cap(), self._transcripts[0]
+        cap, first = self._engine_cap(), self._ledger.first
         spent = first.usage(visible=True).reasoning_tokens
         if cap is not None and spent is not None and spent >= cap.value:
             return StopReason.CAP

@@ -167,5 +167,5 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _delta(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = body.get("choices") or ({},)
+    choices: Any = body.get("choices") or ({},)
     return choices[0].get("delta") or choices[0].get("message") or {}

@@ -1,0 +1,219 @@
+"""The wrapped client against a real server: ``transformers serve`` with the pocket reasoner.
+
+That an early stop saves anything is read from the server itself: its CPU time in the second after the close,
+against a second of generating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+import budgetctl
+from budgetctl.capabilities import Table
+from budgetctl.integrations.openai import wrap
+from budgetctl.types import StopReason
+
+from .served import Served, serving
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("torch") is None, reason="needs torch and transformers"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the server's activity from /proc"),
+]
+IDLE = 0.25
+"""Share of a generating server's CPU time below which it counts as idle."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from budgetctl.evals import pocket
+
+    with serving(pocket.path(), home=tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def endless(server: Served) -> dict[str, Any]:
+    """Parameters under which the model neither closes its thinking nor ends its text by itself."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(server.model)
+    banned = [tokenizer.convert_tokens_to_ids(t) for t in ("</think>", "<|im_end|>")]
+    config = {"max_new_tokens": 1900, "do_sample": False, "suppress_tokens": banned}
+    return {"generation_config": json.dumps(config)}
+
+
+@pytest.fixture(scope="session")
+def question() -> Any:
+    from budgetctl.evals import pocket
+
+    hard = max(pocket.questions("test", 40), key=lambda q: q.level)
+    return [{"role": "user", "content": hard.text}]
+
+
+@pytest.fixture
+def client(server: Served) -> Iterator[OpenAI]:
+    with OpenAI(base_url=server.url, api_key="x", max_retries=0, timeout=60) as sdk:
+        yield wrap(sdk, policy="cap:12", endpoint="transformers-serve", classifier=None)
+
+
+def reasoning(delta: Any) -> str:
+    return getattr(delta, "reasoning_content", None) or ""
+
+
+def test_a_capped_stream_shows_both_channels_and_ends_with_an_answer(
+    client: OpenAI, server: Served, question: Any
+):
+    thought, answer, finish = "", "", None
+    stream = client.chat.completions.create(model=server.model, messages=question, stream=True)
+    for chunk in stream:
+        [choice] = chunk.choices
+        thought += reasoning(choice.delta)
+        answer += choice.delta.content or ""
+        finish = choice.finish_reason or finish
+        usage = chunk.usage
+    found = budgetctl.outcome(stream)
+    assert thought.strip()
+    assert answer.strip()
+    assert "think>" not in answer
+    assert finish == "stop"
+    assert found.stop.reason == StopReason.CAP
+    assert found.usage.reasoning_tokens is not None
+    assert 12 <= found.usage.reasoning_tokens <= 13, "the cap and its grace"
+    assert usage is not None
+    assert usage.prompt_tokens > 0, "the lost prompt count is worked out from the continuation's"
+    details = usage.completion_tokens_details
+    assert details is not None
+    assert details.reasoning_tokens == found.usage.reasoning_tokens
+
+
+def test_counts_with_the_models_own_tokenizer_are_exact(server: Served, question: Any):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(server.model)
+    with OpenAI(base_url=server.url, api_key="x") as sdk:
+        client = wrap(
+            sdk, policy="cap:12", endpoint="transformers-serve", classifier=None, tokenizer=tokenizer
+        )
+        reply = client.chat.completions.create(model=server.model, messages=question)
+    thought = reply.choices[0].message.reasoning_content  # type: ignore[attr-defined]
+    found = budgetctl.outcome(reply)
+    assert found.usage.provenance == "counted"
+    assert found.usage.reasoning_tokens == len(tokenizer.encode(thought, add_special_tokens=False))
+
+
+def test_the_continuation_is_the_servers_own_prompt(server: Served, question: Any):
+    """What we render by hand is what the chat template renders, token by token."""
+    from transformers import AutoTokenizer
+
+    from budgetctl.engine import Continuation
+
+    capability = Table.load().lookup(server.model, "transformers-serve")
+    messages = [{"role": "system", "content": "You are a helpful assistant."}, *question]
+    tokenizer = AutoTokenizer.from_pretrained(server.model)
+    theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ours = Continuation(capability, messages).prompt(["\nStep 1:"])
+    assert ours == theirs + "<think>\nStep 1:" + capability.close_text
+
+
+def test_off_leaves_no_thinking(client: OpenAI, server: Served, question: Any):
+    off = client.with_policy("off")  # type: ignore[attr-defined]
+    reply = off.chat.completions.create(model=server.model, messages=question)
+    found = budgetctl.outcome(reply)
+    assert found.stop.reason == StopReason.OFF
+    assert found.usage.reasoning_tokens == 0
+    assert reply.choices[0].message.content
+
+
+def test_full_passes_through(client: OpenAI, server: Served, question: Any):
+    with OpenAI(base_url=server.url, api_key="x") as plain:
+        theirs = plain.chat.completions.create(model=server.model, messages=question)
+    full = client.with_policy("full")  # type: ignore[attr-defined]
+    ours = full.chat.completions.create(model=server.model, messages=question)
+    assert ours.choices[0].message == theirs.choices[0].message
+    assert ours.usage == theirs.usage
+
+
+async def test_async_calls_stream_and_come_whole(server: Served, question: Any):
+    async with AsyncOpenAI(base_url=server.url, api_key="x", timeout=60) as sdk:
+        client = wrap(sdk, policy="cap:12", endpoint="transformers-serve", classifier=None)
+        stream = await client.chat.completions.create(model=server.model, messages=question, stream=True)
+        answer = "".join([c.choices[0].delta.content or "" async for c in stream])
+        assert answer.strip()
+        assert budgetctl.outcome(stream).stop.reason == StopReason.CAP
+        reply = await client.chat.completions.create(model=server.model, messages=question)
+        assert reply.choices[0].message.content == answer
+
+
+def test_the_responses_api_is_observed(client: OpenAI, server: Served, question: Any):
+    events = client.responses.create(model=server.model, input=question[0]["content"], stream=True)
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    found = budgetctl.outcome(events)
+    assert text.strip()
+    assert found.usage.reasoning_tokens, "counted here, the server reports none"
+    assert {c.strength for c in found.controls} <= {"none"}
+
+
+# --- An early stop ends the generation on the server ---
+
+
+def generating(server: Served, stream: Any) -> float:
+    """CPU seconds of one second of generating, seen from a stream that has begun."""
+    for chunk in stream:
+        if reasoning(chunk.choices[0].delta):
+            break
+    return server.busy_s()
+
+
+def test_closing_a_stream_ends_the_generation(
+    client: OpenAI, server: Served, question: Any, endless: dict[str, Any]
+):
+    watched = client.with_policy("full")  # type: ignore[attr-defined]
+    stream = watched.chat.completions.create(
+        model=server.model, messages=question, stream=True, extra_body=endless
+    )
+    busy = generating(server, stream)
+    stream.close()
+    assert server.busy_s() < IDLE * busy
+    assert budgetctl.outcome(stream).stop.reason == StopReason.CALLER
+
+
+def test_a_cap_ends_the_generation(client: OpenAI, server: Served, question: Any, endless: dict[str, Any]):
+    call = {"model": server.model, "messages": question, "extra_body": endless}
+    watched = client.with_policy("full")  # type: ignore[attr-defined]
+    free = watched.chat.completions.create(**call, stream=True)
+    busy = generating(server, free)
+    free.close()
+    capped = client.chat.completions.create(**call, stream=True, max_completion_tokens=40)
+    finish = [c.choices[0].finish_reason for c in capped][-1]
+    assert server.busy_s() < IDLE * busy, "1,900 tokens were asked for; the server is idle after 40"
+    assert budgetctl.outcome(capped).stop.reason == StopReason.CAP
+    assert finish == "length", "this model was kept from ending its answer"
+
+
+async def test_cancelling_a_task_ends_the_generation(server: Served, question: Any, endless: dict[str, Any]):
+    async with AsyncOpenAI(base_url=server.url, api_key="x", timeout=60) as sdk:
+        client = wrap(sdk, policy="full", endpoint="transformers-serve", classifier=None)
+        stream = await client.chat.completions.create(
+            model=server.model, messages=question, stream=True, extra_body=endless
+        )
+        begun = asyncio.Event()
+
+        async def consume() -> None:
+            async for _ in stream:
+                begun.set()
+
+        task = asyncio.create_task(consume())
+        await begun.wait()
+        busy = await asyncio.to_thread(server.busy_s)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.busy_s) < IDLE * busy
