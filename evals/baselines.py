@@ -21,9 +21,7 @@ from budgetctl.policy import Cap, Full, Off
 from budgetctl.types import Pace
 
 ORACLE = "oracle"
-ORACLE_LABEL = (
-    "oracle: the cheapest right budget per question, known afterwards (chance-inflated: max over budgets)"
-)
+ORACLE_LABEL = "cheapest right budget per question, known afterwards (chance-inflated: max over budgets)"
 CAP_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 

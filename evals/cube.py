@@ -83,6 +83,11 @@ class CubeRow(BaseModel):
         """The question's name across datasets."""
         return f"{self.dataset}/{self.question_id}"
 
+    @field_validator("correct", mode="before")
+    @classmethod
+    def _zero_or_one(cls, value: Any) -> Any:
+        return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
+
     @field_validator("cluster", "question_id", mode="before")
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:

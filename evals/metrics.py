@@ -124,6 +124,11 @@ def is_fixed(name: str) -> bool:
         return False
 
 
+def unrestricted(result: Result) -> bool:
+    """Return whether a budget left thinking as it was."""
+    return result.budget.reasoning_tokens is None and result.budget.effort is None
+
+
 def evaluate(
     runs: Mapping[str, Sequence[Result]],
     *,
@@ -263,9 +268,12 @@ class _Table:
         difference = ours - full
         point = float(difference.mean())
         draws = self._draws("accuracy", name) - self._draws("accuracy", FULL)
+        limits = stats.difference_interval(draws, point=point, n=self.units)
+        if not difference.any() and all(unrestricted(r) for r in self.paired.runs[name]):
+            limits = (0.0, 0.0)  # the very same calls: there is nothing to be uncertain about
         return (
             point,
-            stats.difference_interval(draws, point=point, n=self.units),
+            limits,
             stats.paired_se(difference, groups=self.paired.groups),
         )
 

@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from budgetctl.evals.cube import CubeRow
@@ -94,25 +95,29 @@ class Recording:
 
     @classmethod
     def of(cls, rows: Iterable[CubeRow]) -> Recording:
-        """Group the rows of one or more cubes.
+        """Group the rows of one or more cubes. Of rows that record the same thing the first stands.
 
         Raises:
-            EvalError: Two rows record the same thing, or there is nothing with a natural row.
+            EvalError: There is no natural row, so nothing to compare with.
         """
         groups: dict[tuple[str, str], dict[int, list[CubeRow]]] = {}
-        unknown = 0
+        reasons: Counter[str] = Counter()
+        seen: set[Hashable] = set()
         for row in rows:
             if row.budget is None:
-                unknown += 1
+                reasons["rows whose budget is not recorded"] += 1
                 continue
+            key = (row.question_key, row.model, row.sample, row.budget.kind, row.budget.value, row.coupled)
+            if key in seen:
+                reasons["rows that repeat an earlier one's question, model, sample and budget"] += 1
+                continue
+            seen.add(key)
             groups.setdefault((row.question_key, row.model), {}).setdefault(row.sample, []).append(row)
         traces: list[Trace] = []
-        unpaired = 0
         for samples in groups.values():
             found = _traces(samples)
             traces += found
-            unpaired += len(samples) - len(found)
-        reasons = {"rows whose budget is not recorded": unknown, "samples without a natural row": unpaired}
+            reasons["samples without a natural row"] += len(samples) - len(found)
         if not traces:
             raise EvalError(
                 "nothing to replay: no row with budget kind 'natural', so there is no full thinking to "
@@ -153,26 +158,18 @@ def _traces(samples: Mapping[int, Sequence[CubeRow]]) -> list[Trace]:
 
 
 def _only(rows: Sequence[CubeRow], *, kind: str) -> CubeRow | None:
-    found = [row for row in rows if row.budget is not None and row.budget.kind == kind]
-    if len(found) > 1:
-        row = found[0]
-        raise EvalError(
-            f"{row.question_key}: {len(found)} {kind} rows for model {row.model!r}, sample {row.sample}; "
-            "give repeated runs different sample numbers"
-        )
-    return found[0] if found else None
+    return next((row for row in rows if row.budget is not None and row.budget.kind == kind), None)
 
 
 def _prefixes(rows: Sequence[CubeRow]) -> tuple[CubeRow, ...]:
     """Return the coupled capped rows, shortest first; of equally long ones the larger cap last."""
-    capped = [r for r in rows if r.coupled and r.budget is not None and r.budget.kind == "tokens"]
-    known = [r for r in capped if r.reasoning_tokens is not None]
-    values = [r.budget.value for r in known if r.budget is not None]
-    if len(set(values)) < len(values):
-        raise EvalError(
-            f"{rows[0].question_key}: two coupled rows with the same budget, sample {rows[0].sample}"
-        )
-    return tuple(sorted(known, key=lambda r: (r.reasoning_tokens, r.budget.value if r.budget else 0)))
+    capped = [
+        (row.reasoning_tokens, int(row.budget.value or 0), row)
+        for row in rows
+        if row.coupled and row.budget is not None and row.budget.kind == "tokens"
+        if row.reasoning_tokens is not None
+    ]
+    return tuple(row for *_, row in sorted(capped, key=lambda item: item[:2]))
 
 
 def play(trace: Trace, budget: Budget, *, pace: Pace) -> Result:

@@ -34,6 +34,8 @@ class Result:
         e2e_s: Seconds to the end of the call.
         cost_usd: Dollars.
         answered: There was an answer at all.
+        answer: Its text, where it was kept.
+        stop: Why thinking ended, where that was seen.
         budget: The budget that the policy gave.
         modelled: Fields that are computed from a model of speed instead of measured.
         notes: What a reader of this number must know.
@@ -42,6 +44,8 @@ class Result:
     question_id: str
     correct: bool
     answered: bool = True
+    answer: str | None = None
+    stop: str | None = None
     cluster: str | None = None
     model: str = ""
     sample: int = 0

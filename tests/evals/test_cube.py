@@ -74,6 +74,13 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, message):
         cube.load(path)
 
 
+def test_correct_may_be_written_as_zero_or_one_but_not_as_a_share(tmp_path):
+    path = tmp_path / "cube.jsonl"
+    path.write_text(json.dumps({**LINE, "correct": 1.0}) + "\n" + json.dumps({**LINE, "correct": 0.5}))
+    with pytest.raises(EvalError, match=r"cube\.jsonl:2: correct: .*seen 0\.5"):
+        cube.load(path)
+
+
 def test_a_newer_minor_version_is_read(tmp_path):
     path = tmp_path / "cube.jsonl"
     path.write_text(json.dumps({**LINE, "schema_version": "1.7"}))

@@ -9,7 +9,7 @@ from budgetctl.evals.replay import Recording, replay
 from budgetctl.evals.results import pair
 
 from budgetctl.errors import PairingError
-from budgetctl.types import Pace
+from budgetctl.types import Budget, Pace
 
 from .worlds import Oracle, results, world
 
@@ -82,6 +82,15 @@ def test_unknown_values_stay_unknown():
     capped = evaluate(runs, rng=rng()).row("cap:9")
     # Thinking is not known for every call, so savings are of all output tokens: 15 + 25 against 10 + 10.
     assert (capped.token_basis, capped.token_saving) == ("output_tokens", pytest.approx(0.5))
+
+
+def test_a_policy_that_changed_no_call_differs_from_full_thinking_by_nothing():
+    full = results([True] * 50)
+    untouched = evaluate({"full": full, "auto": full}, rng=rng()).row("auto")
+    assert untouched.delta_ci == (0.0, 0.0)
+    capped = [replace(r, budget=Budget(reasoning_tokens=500)) for r in full]
+    roomy = evaluate({"full": full, "cap:500": capped}, rng=rng()).row("cap:500")
+    assert roomy.delta_ci[0] == pytest.approx(-0.071, abs=0.001)
 
 
 def test_without_any_tokens_there_is_no_saving_and_no_lift():
@@ -209,7 +218,8 @@ def test_where_every_cut_costs_accuracy_the_verdict_is_no_budget():
 
 
 def test_too_few_questions_are_called_too_few():
-    full, cut = results([True] * 50, [100] * 50), results([True] * 50, [50] * 50)
+    full = results([True] * 50, [100] * 50)
+    cut = results([True] * 50, [50] * 50, budget=Budget(reasoning_tokens=50))
     decision = verdict.decide(evaluate({"full": full, "cap:50": cut}, rng=rng()))
     assert decision.negative
     assert "50 questions are too few: even without one difference it takes 183" in decision.text

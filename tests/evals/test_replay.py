@@ -103,13 +103,11 @@ def test_what_was_not_recorded_is_refused_not_invented():
         Recording.of([row("a", "off", correct=True)])
 
 
-def test_doubled_rows_are_refused():
-    with pytest.raises(EvalError, match="2 natural rows"):
-        Recording.of([row("a", "natural", correct=True)] * 2)
-    with pytest.raises(EvalError, match="two coupled rows with the same budget"):
-        Recording.of(
-            [row("a", "natural", correct=True), *[row("a", "tokens", value=5, tokens=5, correct=True)] * 2]
-        )
+def test_of_repeated_rows_the_first_stands_and_the_others_are_counted():
+    rows = [row("a", "natural", tokens=40, correct=True), row("a", "natural", tokens=50, correct=False)]
+    recording = Recording.of(rows)
+    assert recording.traces[0].natural.reasoning_tokens == 40
+    assert list(recording.left_out.values()) == [1]
 
 
 def test_samples_are_replayed_apart_and_borrow_a_missing_off_row():

@@ -1,0 +1,125 @@
+"""``summary.json`` and the folder that holds a report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from budgetctl.evals.metrics import Evaluation, PolicyRow
+from budgetctl.evals.report.page import page
+from budgetctl.evals.verdict import Verdict
+
+from budgetctl.errors import EvalError
+
+SUMMARY = "summary.json"
+PAGE = "report.html"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """An evaluation with its verdict and how it came about."""
+
+    title: str
+    evaluation: Evaluation
+    verdict: Verdict
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        evaluation = self.evaluation
+        return {
+            "schema_version": "1.0",
+            "title": self.title,
+            "n": evaluation.n,
+            "clusters": evaluation.clusters,
+            "slo_s": evaluation.slo_s,
+            "slo_source": evaluation.slo_source,
+            "policies": [row.as_json() for row in evaluation.policies],
+            "baselines": [row.as_json() for row in evaluation.baselines],
+            "verdict": self.verdict.text,
+            "choice": self.verdict.choice,
+            "recommended": self.verdict.recommended,
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Report:
+        """Return the report that a summary describes.
+
+        Raises:
+            KeyError, TypeError: It is no summary.
+        """
+        return cls(
+            title=content["title"],
+            evaluation=Evaluation(
+                policies=tuple(_row(row) for row in content["policies"]),
+                baselines=tuple(_row(row) for row in content["baselines"]),
+                n=content["n"],
+                clusters=content["clusters"],
+                slo_s=content["slo_s"],
+                slo_source=content["slo_source"],
+            ),
+            verdict=Verdict(
+                choice=content["choice"], recommended=content["recommended"], text=content["verdict"]
+            ),
+            settings=content["settings"],
+        )
+
+
+def _row(content: Mapping[str, Any]) -> PolicyRow:
+    known = {field.name for field in fields(PolicyRow)}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in known
+    }
+    return PolicyRow(**values)
+
+
+def write(report: Report, folder: Path) -> dict[str, Path]:
+    """Write summary, picture and page into ``folder`` and return their paths by kind.
+
+    Without matplotlib there is no picture, and the page says so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"summary": folder / SUMMARY, "html": folder / PAGE}
+    _replace(paths["summary"], json.dumps(report.as_json(), indent=2) + "\n")
+    svg = None
+    try:
+        from budgetctl.evals.report.picture import save
+
+        paths["png"], paths["svg"] = save(report.evaluation, folder, title=report.title)
+        svg = paths["svg"].read_text(encoding="utf-8")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+    text = page(report.evaluation, report.verdict, title=report.title, settings=report.settings, svg=svg)
+    _replace(paths["html"], text)
+    return paths
+
+
+def from_folder(folder: str | os.PathLike[str]) -> Path:
+    """Write the HTML report of an evaluation's folder anew from its summary, and return its path.
+
+    Raises:
+        EvalError: The folder holds no summary that can be read.
+    """
+    path = Path(folder) / SUMMARY
+    try:
+        report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise EvalError(
+            f"{folder}: holds no {SUMMARY}; an evaluation writes it when it ends, and a live run that was "
+            "interrupted is resumed by the same command"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EvalError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+    return write(report, Path(folder))["html"]
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
