@@ -197,7 +197,7 @@ class ChatCall:
             self._criterion, self._guard.ours = None, False
 
     def _settle(self) -> None:
-        """Take a complete text without a closing tag for an answer, though its model may start in its thinking."""
+        """Take a complete text without a closing tag for the answer, whatever the template may begin with."""
         transcript = self._transcript
         supposed = self._session.capability.starts_in_think and self._labels.inline
         if supposed and transcript.finish == "stop" and transcript.empty:

@@ -37,8 +37,6 @@ class Transcript:
     that is what servers send, and a longer one as a token for every four characters.
 
     Attributes:
-        reasoning: Thinking so far.
-        answer: Answer so far.
         called: A tool was called.
         finish: The finish reason.
         reported: Usage as the provider reported it.
@@ -63,22 +61,34 @@ class Transcript:
         self._first_answer: float | None = None
         self._last: float | None = None
         self._answer_tokens = 0
-        self.reasoning = ""
-        self.answer = ""
+        # Lists: a thought may have a hundred thousand deltas, and adding to a string copies it.
+        self._reasoning: list[str] = []
+        self._answer: list[str] = []
+        self._answered = False
         self.called = False
         self.finish: str | None = None
         self.reported: Usage | None = None
         self.reasoning_tokens = 0
 
     @property
+    def reasoning(self) -> str:
+        """Thinking so far."""
+        return "".join(self._reasoning)
+
+    @property
+    def answer(self) -> str:
+        """Answer so far."""
+        return "".join(self._answer)
+
+    @property
     def thinking(self) -> bool:
         """Whether the model is still thinking: nothing but thoughts so far, and at least one."""
-        return bool(self.reasoning) and not self.answer.strip() and not self.called and self.finish is None
+        return bool(self._reasoning) and self.empty and self.finish is None
 
     @property
     def empty(self) -> bool:
         """Whether there is no answer of any kind."""
-        return not self.answer.strip() and not self.called
+        return not self._answered and not self.called
 
     def feed(self, body: Mapping[str, Any]) -> list[Event]:
         """Take one chunk, or a whole completion, as a plain dict and return its events."""
@@ -100,8 +110,9 @@ class Transcript:
 
     def unthink(self) -> None:
         """Take the thinking so far for the answer: it was only supposed to be thinking."""
-        self.answer, self._answer_tokens = self.reasoning, self.reasoning_tokens
-        self.reasoning, self.reasoning_tokens = "", 0
+        self._answer, self._answer_tokens = self._reasoning, self.reasoning_tokens
+        self._reasoning, self.reasoning_tokens = [], 0
+        self._answered = bool(self.answer.strip())
         self._first_answer = self._first
 
     def read(self, body: Mapping[str, Any]) -> list[Event]:
@@ -136,9 +147,9 @@ class Transcript:
         reported = self.reported or Usage(provenance="reported")
         if reported.reasoning_tokens is not None:
             return reported
-        if not visible and not self.reasoning:
+        if not visible and not self._reasoning:
             return reported
-        if not self.reasoning and reported.output_tokens is not None:
+        if not self._reasoning and reported.output_tokens is not None:
             return replace(reported, reasoning_tokens=0, answer_tokens=reported.output_tokens)
         thought, answered = self._counts(reported.output_tokens)
         return Usage(
@@ -156,7 +167,7 @@ class Transcript:
     @property
     def heard(self) -> bool:
         """Whether anything has arrived."""
-        return bool(self.reasoning or self.answer or self.called)
+        return bool(self._reasoning or self._answer or self.called)
 
     @staticmethod
     def count(text: str, counter: Counter | None) -> int:
@@ -179,25 +190,25 @@ class Transcript:
         now = self._clock() - self._started
         if self._first is None and (event.text or event.kind == "tool"):
             self._first = now
-        if event.kind == "reasoning":
-            self.reasoning += event.text
+        if event.kind == "reasoning" and event.text:
+            self._reasoning.append(event.text)
             self._recent = (self._recent + event.text)[-WINDOW:]
             self._boundaries.feed(event.text)
             self.reasoning_tokens += self._count(event.text)
             self._last = now
         elif event.kind == "answer":
-            self.answer += event.text
+            self._answer.append(event.text)
             self._answer_tokens += self._count(event.text)
-            if self._first_answer is None and self.answer.strip():
-                self._first_answer = now
+            if not self._answered and event.text.strip():
+                self._answered, self._first_answer = True, now
         elif event.kind == "tool":
             self.called = True
             self._first_answer = now if self._first_answer is None else self._first_answer
         elif event.kind == "reclassify":
-            self.reasoning += self.answer
             self._recent = (self._recent + self.answer)[-WINDOW:]
+            self._reasoning += self._answer
             self.reasoning_tokens += self._answer_tokens
-            self.answer, self._answer_tokens, self._first_answer = "", 0, None
+            self._answer, self._answer_tokens, self._answered, self._first_answer = [], 0, False, None
         elif event.kind == "usage":
             self.reported = event.usage
         elif event.kind == "finish":
