@@ -1,0 +1,171 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from budgetctl.evals import cube, pocket
+
+from budgetctl.cli import main
+
+DATA = os.environ.get("BUDGETCTL_DATA")
+
+
+def rows():
+    """A coupled cube: of every four questions three are settled at 10 of 100 tokens, one needs 60."""
+    for i in range(300):
+        settled = 60 if i % 4 == 0 else 10
+        base = {"dataset": "d", "question_id": str(i), "question": f"q{i}", "model": "m", "coupled": True}
+        for kind, tokens in [("natural", 100), *(("tokens", t) for t in (0, 10, 30, 60))]:
+            yield cube.CubeRow(
+                **base,
+                budget=cube.CubeBudget(kind=kind, value=None if kind == "natural" else tokens),
+                reasoning_tokens=tokens,
+                output_tokens=tokens + 5,
+                correct=tokens >= settled,
+            )
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    cube.write(tmp_path / "cube.jsonl.gz", rows())
+    return str(tmp_path / "cube.jsonl.gz")
+
+
+def test_replay_prints_json_and_says_yes_where_a_policy_passes(recorded, capsys):
+    code = main(["eval", "replay", recorded, "--policies", "full,off,cap:30,cap:60", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    by_name = {row["policy"]: row for row in content["policies"]}
+    assert list(by_name) == ["full", "off", "cap:30", "cap:60"]
+    assert by_name["full"]["accuracy"] == 1.0
+    assert by_name["off"]["accuracy"] == 0.0
+    assert by_name["cap:30"]["accuracy"] == 0.75
+    assert by_name["cap:60"]["token_saving"] == pytest.approx(0.4)
+    assert by_name["cap:60"]["modelled"]
+    assert content["recommended"] == "cap:60"
+    assert content["verdict"].startswith("Use cap:60: it saves 40 % of the tokens")
+    assert code == 0
+
+
+def test_replay_says_no_with_exit_code_one(recorded, capsys):
+    assert main(["eval", "replay", recorded, "--policies", "cap:30", "--caps", "10"]) == 1
+    assert "Do not use a budget here" in capsys.readouterr().out
+
+
+def test_replay_writes_the_report(recorded, tmp_path, capsys):
+    main(["eval", "replay", recorded, "--policies", "cap:60", "--out", str(tmp_path / "out"), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert {Path(path).name for path in content["files"].values()} == {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+
+
+def test_the_same_seed_gives_the_same_numbers(recorded, capsys):
+    printed = []
+    for _ in range(2):
+        main(["eval", "replay", recorded, "--policies", "cap:30", "--seed", "3", "--json"])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_the_speed_profile_sets_the_modelled_seconds(recorded, capsys):
+    main(["eval", "replay", recorded, "--policies", "cap:60", "--speed-profile", "1,0.1", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["policies"]
+    assert row["e2e_p50_s"] == pytest.approx(1 + 65 * 0.1)
+    assert "e2e_p95_s" in row["modelled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay", "none.jsonl"], "none.jsonl: there is no such file"),
+        (["replay", "CUBE", "--policies", "cap:60,fast"], "unknown part 'fast'"),
+        (["replay", "CUBE", "--model", "other"], "no rows are left with --model 'other'; the files hold: m"),
+        (["replay", "CUBE", "--speed-profile", "warp"], "speed profile 'warp'"),
+        (["replay", "CUBE", "--caps", "0,x"], "--caps '0,x'"),
+        (["replay", "CUBE", "--policies", "effort:low"], "effort 'low' was not recorded"),
+        (["live", "nowhere", "--out", "x"], "neither a built-in suite (pocket) nor a file"),
+        (["live", "CUBE", "--out", "x", "--model", "m"], "a suite file needs --grader, --base-url as well"),
+        (["live", "pocket", "--out", "x", "--limit", "0"], "--limit 0"),
+        (["live", "pocket", "--out", "x", "--grader", "a:b"], "brings its own model and grader"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_exit_code_two(recorded, capsys, arguments, message):
+    assert main(["eval", *(recorded if a == "CUBE" else a for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_cube_is_named_by_file_and_line(recorded, capsys):
+    whole = Path(recorded).read_bytes()
+    Path(recorded).write_bytes(whole[: len(whole) // 2])
+    assert main(["eval", "replay", recorded]) == 2
+    assert "cube.jsonl.gz:" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(DATA is None, reason="recordings of real models are not here (BUDGETCTL_DATA)")
+def test_a_coupled_recording_of_a_real_model(capsys):
+    path = f"{DATA}/cubes/gemma4_truncation.jsonl.gz"
+    main(
+        [
+            "eval",
+            "replay",
+            path,
+            "--dataset",
+            "gemma4/gpqa_diamond/full198",
+            "--policies",
+            "cap:4000",
+            "--json",
+        ]
+    )
+    content = json.loads(capsys.readouterr().out)
+    chosen = [r for r in cube.load(path) if r.dataset == "gemma4/gpqa_diamond/full198"]
+    by_question = {}
+    for row in chosen:
+        by_question.setdefault((row.question_id, row.sample), []).append(row)
+    # The rule once more, as plainly as it can be written.
+    taken = [
+        max((r for r in group if r.reasoning_tokens <= 4000), key=lambda r: r.reasoning_tokens)
+        for group in by_question.values()
+    ]
+    (row,) = content["policies"]
+    assert row["accuracy"] == pytest.approx(sum(r.correct for r in taken) / len(taken))
+    assert row["reasoning_tokens_mean"] == pytest.approx(sum(r.reasoning_tokens for r in taken) / len(taken))
+    assert row["empty_answers"] == 0
+
+
+@pytest.mark.skipif(DATA is None, reason="recordings of real models are not here (BUDGETCTL_DATA)")
+def test_an_uncoupled_recording_is_read_pessimistically_and_says_so(capsys):
+    path = f"{DATA}/cubes/lineage_bench.jsonl.gz"
+    main(["eval", "replay", path, "--model", "deepseek/deepseek-r1-0528", "--policies", "cap:4000", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["policies"]
+    assert row["empty_answers"] > 0
+    assert row["help"] == 0
+    assert any("pessimistic" in note for note in row["notes"])
+
+
+@pytest.mark.skipif(
+    not (pocket.path() / "model.safetensors").exists(), reason="the pocket weights are not built"
+)
+def test_live_pocket_runs_resumes_and_reports(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    command = [
+        "eval",
+        "live",
+        "pocket",
+        "--limit",
+        "6",
+        "--policies",
+        "full,off,cap:16",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    assert main(command) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in content["policies"]] == ["full", "off", "cap:16"]
+    assert all(row["n"] == 6 for row in content["policies"])
+    assert content["policies"][1]["reasoning_tokens_mean"] == 0
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    main(command)
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert main([*command, "--seed", "1"]) == 2
+    assert "other settings" in capsys.readouterr().err
