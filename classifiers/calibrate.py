@@ -15,8 +15,8 @@ Array = NDArray[Any]
 SAFETY = 1.645
 """Standard errors of coverage that are added to the level: covered with 95 % probability, not on average."""
 
-MIN_KIND = 50
-"""Kinds with fewer calibration questions are only covered as part of the mix."""
+MIN_GROUP = 30
+MIN_STRATUM = 15
 
 
 def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0.02) -> tuple[float, Array]:
@@ -47,33 +47,35 @@ def conformal_level(q: float, n: int) -> float:
     return min((q + SAFETY * math.sqrt(q * (1 - q) / n)) * (n + 1) / n, 1.0)
 
 
-def shifts(predicted: Array, labels: Labels) -> Array:
-    """Return the corrections [settled, natural] x quantiles, in units of :func:`spread`.
+def shifts(out: Array, labels: Labels, strata: Array) -> Array:
+    """Return the corrections kinds x [settled, natural] x quantiles, in units of :func:`spread`.
 
-    ``settled`` is corrected on the questions that thinking helps, ``natural`` on all. The upper quantiles
-    of ``settled`` cover their share of *every* kind of question in the calibration recordings (of
-    ``MIN_KIND`` or more), not only of the mix: each kind is conformalised by itself and the largest
-    correction holds for all, because traffic shifts between kinds and a kind that is cut short pays with its
-    accuracy. So over the mix they cover more than their share. A correction without any question to learn it
-    from is 0.
+    Questions are grouped by the kind they are taken for, which the classifier knows at run time too, and each
+    group is conformalised by itself (Mondrian conformal prediction, Vovk et al. 2003). ``settled`` is
+    corrected on the questions that thinking helps, ``natural`` on all. The upper quantiles of ``settled``
+    cover their share of every stratum of a group (``strata``: the recorded level of difficulty; those
+    with ``MIN_STRATUM`` or more), since the hard questions pay for a cap that only fits the mix. So over
+    the mix they cover more than their share. A group too small to learn from gets the largest correction
+    of the others.
     """
-    found = np.zeros((2, len(QUANTILES)))
-    for target in (0, 1):
-        used = labels.weights[:, target] >= 1.0
-        logs = predicted[used, 4 * target : 4 * target + 4]
-        residual = (labels.tokens[used, target, None] - logs) / spread(logs)[:, None]
-        for i, q in enumerate(QUANTILES):
-            by_kind = target == 0 and q > 0.5
-            parts = _kinds(residual[:, i], labels.kinds[used]) if by_kind else [residual[:, i]]
-            found[target, i] = max((_correction(part, q) for part in parts if len(part)), default=0.0)
-    return found
+    taken_for = out[:, 12:].argmax(axis=1)
+    found = np.full((out.shape[1] - 12, 2, len(QUANTILES)), np.nan)
+    for kind, target in np.ndindex(found.shape[:2]):
+        used = (labels.weights[:, target] >= 1.0) & (taken_for == kind)
+        if used.sum() >= MIN_GROUP:
+            logs = out[used, 4 + 4 * target : 8 + 4 * target]
+            residual = (labels.tokens[used, target, None] - logs) / spread(logs)[:, None]
+            found[kind, target] = _corrections(residual, strata[used] if target == 0 else None)
+    largest = np.nan_to_num(np.nanmax(found, axis=0, initial=-np.inf), neginf=0.0)
+    return np.where(np.isnan(found), largest, found)
 
 
-def _kinds(residual: Array, kinds: Array) -> list[Array]:
-    parts = [residual[kinds == kind] for kind in np.unique(kinds)]
-    return [residual, *(part for part in parts if len(part) >= MIN_KIND)]
-
-
-def _correction(residual: Array, q: float) -> float:
-    level = conformal_level(q, len(residual)) if q > 0.5 else q
-    return float(np.quantile(residual, level, method="higher"))
+def _corrections(residual: Array, strata: Array | None) -> list[float]:
+    parts = [residual]
+    if strata is not None:
+        parts += [p for s in np.unique(strata) if len(p := residual[strata == s]) >= MIN_STRATUM]
+    median, *upper = [
+        [float(np.quantile(part[:, i], conformal_level(q, len(part)), method="higher")) for part in parts]
+        for i, q in enumerate(QUANTILES)
+    ]
+    return [median[0], *map(max, upper)]

@@ -40,6 +40,7 @@ class Recipe:
     decay: float = 1e-4
     drop: float = 0.1
     pinball: float = 3.0
+    kind: float = 0.3
     seed: int = 0
 
 
@@ -61,7 +62,7 @@ class Labels:
     weights: Array
     """questions x 2: 0 where unknown."""
     kinds: Array
-    """What kind of question each is."""
+    """questions x kinds: 1 for the kind it is; all 0 where that is not known from training."""
 
 
 @dataclass(slots=True)
@@ -141,8 +142,8 @@ def inputs(encoded: Sequence[tuple[Array, Array]], known: Array, scaler: Scaler)
     return Inputs(bag=bag, dense=scaler(np.array([d for _, d in encoded])).astype(np.float32))
 
 
-def labels(examples: Sequence[Example]) -> Labels:
-    """Return targets and their weights."""
+def labels(examples: Sequence[Example], kinds: Sequence[str]) -> Labels:
+    """Return targets and their weights; ``kinds`` are the kinds of question in training."""
     classes = np.array([[_allows(e, outcome) for outcome in _CLASSES] for e in examples])
     tokens = np.array([[np.log1p(e.settled or 0), np.log1p(e.natural or 0)] for e in examples])
     weights = np.array(
@@ -151,12 +152,8 @@ def labels(examples: Sequence[Example]) -> Labels:
             for e in examples
         ]
     )
-    return Labels(
-        classes=classes.astype(float),
-        tokens=tokens,
-        weights=weights,
-        kinds=np.array([e.kind for e in examples]),
-    )
+    is_kind = np.array([[float(e.kind == kind) for kind in kinds] for e in examples])
+    return Labels(classes=classes.astype(float), tokens=tokens, weights=weights, kinds=is_kind)
 
 
 _CLASSES = ((True, True), (False, True), (True, False), (False, False))
@@ -192,8 +189,8 @@ def _initial(x: Inputs, y: Labels, recipe: Recipe, rng: np.random.Generator) -> 
         "rows": rng.normal(0, 1 / np.sqrt(recipe.width), (x.bag.shape[1], recipe.width)),
         "hidden": rng.normal(0, np.sqrt(2 / wide), (wide, recipe.hidden)),
         "hidden_bias": np.zeros(recipe.hidden),
-        "heads": rng.normal(0, 0.1 / np.sqrt(recipe.hidden), (recipe.hidden, 12)),
-        "heads_bias": np.concatenate((np.zeros(4), *start)),
+        "heads": rng.normal(0, 0.1 / np.sqrt(recipe.hidden), (recipe.hidden, 12 + y.kinds.shape[1])),
+        "heads_bias": np.concatenate((np.zeros(4), *start, np.zeros(y.kinds.shape[1]))),
     }
 
 
@@ -210,7 +207,8 @@ def _gradients(
     g = np.hstack(
         (
             _class_gradient(out[:, :4], y.classes[batch]),
-            recipe.pinball * _pinball_gradient(out[:, 4:], y.tokens[batch], y.weights[batch]),
+            recipe.pinball * _pinball_gradient(out[:, 4:12], y.tokens[batch], y.weights[batch]),
+            recipe.kind * _class_gradient(out[:, 12:], y.kinds[batch]),
         )
     ) / len(batch)
     g_h = (g @ p["heads"].T) * (pre > 0)
@@ -225,10 +223,11 @@ def _gradients(
 
 
 def _class_gradient(logits: Array, allowed: Array) -> Array:
-    """Gradient of -log(sum of the probabilities of the allowed classes)."""
+    """Gradient of -log(sum of the probabilities of the allowed classes); 0 where none is allowed."""
     p = softmax(logits)
     posterior = p * allowed
-    return np.asarray(p - posterior / posterior.sum(axis=1, keepdims=True))
+    total = posterior.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(total > 0, p - posterior / np.maximum(total, 1e-12), 0.0))
 
 
 def _pinball_gradient(predicted: Array, tokens: Array, weights: Array) -> Array:

@@ -1,8 +1,9 @@
 """The built-in classifier: a table of hashed n-grams, dense features, one small hidden layer; numpy alone.
 
-    hidden = relu([mean of the known n-grams' rows / sqrt(n), standardised dense features] @ W + b)
+    hidden = relu([sum of the known n-grams' rows / sqrt(n), standardised dense features] @ W + b)
     four classes (right in both ways, only with thinking, only without, in neither) -> p_off, p_full
     four quantiles each of log(1 + tokens) of ``settled`` and ``natural``
+    which kind of training question it looks like -> the correction of these quantiles
 
 The classes are calibrated (temperature and biases) and the quantiles conformalised (Romano et al. 2019) on
 questions that took no part in training. ``confidence`` is how much the query looks like those: the share of
@@ -97,7 +98,7 @@ def _source(header: Mapping[str, Any], key: str) -> Source:
 
 def _typed(found: Mapping[str, Any], key: str, kind: type) -> Any:
     if not isinstance(found.get(key), kind):
-        raise ValueError(f"header: {key}: a {kind.__name__} is needed, seen {found.get(key)!r:.80}")
+        raise ValueError(f"header: {key}: {kind.__name__} expected, seen {found.get(key)!r:.80}")
     return found[key]
 
 
@@ -114,14 +115,14 @@ ARRAYS: dict[str, int] = {
     "heads_bias": 1,
     "temperature": 0,
     "class_bias": 1,
-    "shift": 2,
+    "shift": 3,
     "familiar": 0,
 }
 """The arrays of a weight file and their number of dimensions.
 
 ``known`` sorted hashes, ``rows`` their vectors; ``centre scale low high`` of the dense features; ``shift``
-conformal corrections [settled, natural] x quantiles, in units of :func:`spread`; ``familiar`` the share of
-known n-grams that usual traffic has.
+conformal corrections kinds x [settled, natural] x quantiles, in units of :func:`spread`; ``familiar`` the
+share of known n-grams that usual traffic has.
 """
 
 
@@ -168,9 +169,11 @@ class LinearClassifier:
         hidden = np.maximum(bag + clipped @ self._dense + self._bias, 0.0)
         out: list[float] = (hidden @ self._heads + self._heads_bias).tolist()
         p_off, p_full = self._probabilities(out[:4])
-        settled = _tokens(out[4:8], self._shift[0])
+        kinds = out[12:]
+        shift = self._shift[kinds.index(max(kinds))]
+        settled = _tokens(out[4:8], shift[0])
         # Thinking ends after it has settled.
-        natural = [max(pair) for pair in zip(settled, _tokens(out[8:], self._shift[1]), strict=True)]
+        natural = [max(pair) for pair in zip(settled, _tokens(out[8:12], shift[1]), strict=True)]
         return Estimate(
             p_off=p_off,
             p_full=p_full,

@@ -37,6 +37,7 @@ class Example:
     dataset: str
     model: str
     kind: str
+    level: str
     text: str
     off: bool | None
     full: bool
@@ -109,6 +110,7 @@ def _example(key: tuple[str, str, str, int], rows: list[Mapping[str, Any]]) -> E
         dataset=dataset,
         model=model,
         kind=str(end.get("subject") or end.get("cluster") or ""),
+        level=str(end.get("level") or ""),
         text=text,
         off=None if off is None else bool(off),
         full=full,

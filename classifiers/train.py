@@ -49,10 +49,12 @@ def train(
             raise ClassifierError(
                 f"{side}: {len(examples)} examples; at least {MIN_QUESTIONS} questions are needed"
             )
+    kinds = sorted({e.kind for e in training})
+    strata = np.array([e.level for e in calibration])
     encoded = fit.encode(training)
     known = fit.vocabulary(encoded, recipe)
     scaler = fit.Scaler.of(np.array([dense for _, dense in encoded]))
-    params = fit.fit(_inputs(encoded, known, scaler), fit.labels(training), recipe)
+    params = fit.fit(_inputs(encoded, known, scaler), fit.labels(training, kinds), recipe)
     held = fit.encode(calibration)
     arrays = {
         "known": known,
@@ -61,10 +63,10 @@ def train(
         "familiar": np.float32(np.quantile([_share(hashes, known) for hashes, _ in held], 0.05)),
     }
     out = fit.forward({k: arrays[k].astype(np.float32) for k in params}, _inputs(held, known, scaler))
-    labels = fit.labels(calibration)
+    labels = fit.labels(calibration, kinds)
     temperature, bias = calibrate.classes(out[:, :4], labels.classes)
     arrays |= {"temperature": np.float32(temperature), "class_bias": bias.astype(np.float32)}
-    arrays["shift"] = calibrate.shifts(out[:, 4:], labels).astype(np.float32)
+    arrays["shift"] = calibrate.shifts(out, labels, strata).astype(np.float32)
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     header = Header(
         name=name,

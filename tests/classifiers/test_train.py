@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import fit, load, train
-from budgetctl.classifiers.calibrate import conformal_level
+from budgetctl.classifiers import calibrate, fit, load, train
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.metrics import auc, evaluate, spearman
 from budgetctl.classifiers.targets import Example
@@ -75,7 +74,7 @@ def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
     encoded = fit.encode(examples)
     known = fit.vocabulary(encoded, recipe)
     x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
-    y, rng = fit.labels(examples), np.random.default_rng(3)
+    y, rng = fit.labels(examples, ["look", "walk"]), np.random.default_rng(3)
     params = {k: v.astype(float) for k, v in fit._initial(x, y, recipe, rng).items()}
     grads = fit._gradients(params, x, y, np.arange(40), recipe, rng)
 
@@ -83,9 +82,11 @@ def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
         out = fit.forward(params, x)
         chance = (fit.softmax(out[:, :4]) * y.classes).sum(axis=1)
         q = np.tile(fit.QUANTILES, 2)
-        error = np.repeat(y.tokens, 4, axis=1) - out[:, 4:]
+        error = np.repeat(y.tokens, 4, axis=1) - out[:, 4:12]
         pinball = np.maximum(q * error, (q - 1) * error) * np.repeat(y.weights, 4, axis=1)
-        return float(-np.log(chance).mean() + recipe.pinball * pinball.sum(axis=1).mean())
+        kind = -np.log((fit.softmax(out[:, 12:]) * y.kinds).sum(axis=1))
+        rest = recipe.pinball * pinball.sum(axis=1) + recipe.kind * kind
+        return float((rest - np.log(chance)).mean())
 
     for name in ("heads", "hidden", "hidden_bias", "rows"):
         at = np.unravel_index(np.argmax(np.abs(grads[name])), grads[name].shape)
@@ -100,14 +101,44 @@ def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
 def test_an_unknown_outcome_allows_the_classes_it_leaves_open(recorded: Recorded) -> None:
     known = replace(recorded["train"][0], off=False, full=True)
     open_ended = replace(known, off=None)
-    assert fit.labels([known, open_ended]).classes.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
+    assert fit.labels([known, open_ended], [""]).classes.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
 
 
 def test_the_conformal_level_asks_for_more_when_there_is_less_to_learn_from() -> None:
-    levels = [conformal_level(0.9, n) for n in (50, 200, 1000, 100_000)]
+    levels = [calibrate.conformal_level(0.9, n) for n in (50, 200, 1000, 100_000)]
     assert levels == sorted(levels, reverse=True)
     assert levels[-1] == pytest.approx(0.9, abs=0.002)
-    assert conformal_level(0.95, 5) == 1.0
+    assert calibrate.conformal_level(0.95, 5) == 1.0
+
+
+def test_every_level_of_a_kind_is_covered_not_only_the_mix() -> None:
+    """200 questions of one kind, a quarter of them hard: these need four times what is predicted."""
+    hard = np.arange(200) % 4 == 0
+    tokens = np.log1p(np.where(hard, 400.0, 100.0)) + np.linspace(-0.05, 0.05, 200)
+    out = np.zeros((200, 13))
+    out[:, 4:8] = np.log1p(100.0) + np.array([0.0, 0.3, 0.5, 0.7])
+    both = np.column_stack((tokens, tokens))
+    labels = fit.Labels(
+        classes=np.ones((200, 4)), tokens=both, weights=np.ones((200, 2)), kinds=np.ones((200, 1))
+    )
+    by_level = calibrate.shifts(out, labels, np.where(hard, "5", "1"))[0, 0]
+    mixed = calibrate.shifts(out, labels, np.full(200, ""))[0, 0]
+    p80 = out[:, 5] + 0.7 * by_level[1]
+    assert (tokens <= p80)[hard].mean() >= 0.8
+    assert by_level[0] == mixed[0], "the median is that of the mix"
+    assert by_level[1] >= mixed[1]
+
+
+def test_a_kind_too_rare_to_learn_from_gets_the_most_careful_correction() -> None:
+    rng = np.random.default_rng(0)
+    out = np.zeros((100, 15))
+    out[:60, 12] = out[60:95, 13] = out[95:, 14] = 1.0
+    tokens = np.column_stack([rng.normal(1.0, 0.2, 100)] * 2)
+    labels = fit.Labels(
+        classes=np.ones((100, 4)), tokens=tokens, weights=np.ones((100, 2)), kinds=np.ones((100, 3))
+    )
+    found = calibrate.shifts(out, labels, np.full(100, ""))
+    assert np.array_equal(found[2], found[:2].max(axis=0))
 
 
 def test_metrics_by_hand() -> None:

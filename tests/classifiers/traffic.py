@@ -36,7 +36,13 @@ def rows(n: int, *, seed: int) -> list[dict[str, Any]]:
         kind, text, needed, able = question(rng)
         natural = 8 if kind == "look" else 2 * needed + 6
         base = {"dataset": "toy", "question_id": f"{seed}-{i}", "question": text, "model": "toy-1"}
-        base |= {"sample": 0, "cluster": kind, "output_tokens": None, "answer": None}
+        base |= {
+            "sample": 0,
+            "cluster": kind,
+            "level": 1 + needed // 20,
+            "output_tokens": None,
+            "answer": None,
+        }
         budgets = [("natural", None, natural, able, True), ("off", None, 0, able and needed == 0, False)]
         budgets += [("tokens", cap, cap, able and cap >= needed, True) for cap in CAPS if cap < natural]
         for name, value, tokens, right, coupled in budgets:
