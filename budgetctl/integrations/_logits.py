@@ -225,8 +225,8 @@ class BudgetLogitsProcessor(LogitsProcessor):
     """Keep a thinking budget per row of ``model.generate``.
 
     From the cap on a row may finish its sentence (10 % grace, outside code and formulas); then the closing
-    text is forced, token by token. Deadlines are looked at every 16 steps, loops every 64, and end the thought
-    at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves one call
+    text is forced, token by token. Deadlines are looked at every 16 steps, loops every 64; both end the
+    thought at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves one call
     of ``generate``, without beams or assisted decoding.
 
     Example:

@@ -32,11 +32,12 @@ class LoopStop(_Composable):
     to under 6 %.
 
     Models repeat themselves more than one would think and still find the right answer, so the bars are high.
-    On 4,191 finished traces with a right answer (lineage-bench, LRMTokenEconomy, MiP on GSM8K and MATH; dozens
-    of models) these rules fire on 2, or 0.05 %: both really repeat hundreds of words, and recover. Lower bars
-    do not hold there: a sentence four times among the last 40 is found in 9.8 % of the traces of the last two
-    sources, a pattern four times in a row, however short, in 1.0 %, compression under 15 % in 3.7 % of a
-    sample of the first. Traces that end in a loop, mostly at the output limit, repeat thousands of words.
+    On 4,191 finished traces with a right answer (lineage-bench, LRMTokenEconomy, MiP on GSM8K and MATH;
+    dozens of models) these rules fire on 2, or 0.05 %: both really repeat hundreds of words, and recover.
+    Lower bars do not hold there: a sentence four times among the last 40 is found in 9.8 % of the traces of
+    the last two sources, a pattern four times in a row, however short, in 1.0 %, compression under 15 % in
+    3.7 % of a sample of the first. Traces that end in a loop, mostly at the output limit, repeat thousands
+    of words.
     """
 
     name = "loop"

@@ -203,8 +203,8 @@ def test_loops_end_a_thought_unless_nothing_was_asked_for(tokenizer: Any) -> Non
     loop, lively = "abcde " * 100, "".join("abcdefghij"[i * i % 97 % 10] for i in range(600))
     budgets = [Budget(), Budget(stop="none"), Budget()]
     scripted = Scripted(tokenizer, budgets)
-    texts = scripted.run(["<think>"] * 3, [loop, loop, lively], steps=400)
-    assert [t.find(CLOSE) for t in texts] == [256, -1, -1]
+    texts = scripted.run(["<think>"] * 3, [loop, loop, lively], steps=450)
+    assert [t.find(CLOSE) for t in texts] == [384, -1, -1]
     assert scripted.processor.rows.reasons[0] is StopReason.LOOP
 
 
@@ -232,10 +232,10 @@ def test_a_step_never_waits_for_the_device() -> None:
     open_id = tokenizer.convert_tokens_to_ids("<think>")
     ids = torch.full((3, 1), open_id)
     scores = torch.zeros(3, 64)
-    for _ in range(300):
+    for _ in range(400):
         ids = torch.cat([ids, processor(ids, scores).argmax(dim=1, keepdim=True)], dim=1)
         limit(ids, None)
-    assert ids.shape == (3, 301)
+    assert ids.shape == (3, 401)
 
 
 def test_rows_without_a_budget_are_what_plain_generate_gives(model: Any, tokenizer: Any) -> None:
@@ -364,3 +364,72 @@ def test_default_close_text_ends_with_the_tag() -> None:
     assert tokenizer.convert_tokens_to_ids("</think>") in ours.close_ids(
         tokenizer, close_text=None, close_tag="</think>"
     )
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Any:
+    """The pocket reasoner and its tokenizer."""
+    from budgetctl.evals import pocket
+
+    if not pocket.path().exists():
+        pytest.skip("no pocket reasoner in this checkout")
+    return pocket.load()
+
+
+def test_the_pocket_reasoner_answers_under_every_cap(pocket: Any) -> None:
+    from budgetctl.evals.pocket import CLOSE_TEXT, questions
+
+    chats = [q.text for q in questions("test", 4)]
+    spent = []
+    for cap in (40, 10, 0):
+        budgets = [Budget(reasoning_tokens=cap)] * len(chats)
+        done = generate(*pocket, chats, budgets=budgets, close_text=CLOSE_TEXT, max_new_tokens=128)
+        assert all(d.answer for d in done)
+        spent.append(sum(d.usage.reasoning_tokens or 0 for d in done))
+    assert spent[0] > spent[1] > spent[2] == 0
+
+
+def test_a_controller_decides_for_every_row_and_records_it(pocket: Any) -> None:
+    from budgetctl.controller import Controller
+    from budgetctl.outcomes import Outcome, outcome
+
+    class Keep:
+        def __init__(self) -> None:
+            self.rows: list[Outcome] = []
+
+        def write(self, row: Outcome, **_: Any) -> None:
+            self.rows.append(row)
+
+    kept = Keep()
+    controller = Controller("cap:8+stop:none", classifier=None, sinks=[kept])
+    done = generate(*pocket, ["What is 3 + 4 ?", "What is 2 + 2 ?"], controller=controller)
+    assert [d.outcome for d in done] == kept.rows
+    for one in done:
+        record = outcome(one)
+        assert record.answered
+        assert record.usage.provenance == "counted"
+        assert record.usage.reasoning_tokens == one.usage.reasoning_tokens
+        assert [(c.name, c.value, c.strength) for c in record.controls] == [("logits", 8, "hard")]
+
+
+def test_an_observing_controller_changes_nothing(pocket: Any) -> None:
+    from budgetctl.controller import Controller
+
+    chats = ["What is 3 + 4 ?"]
+    observing = Controller("cap:1", classifier=None, mode="observe")
+    plain = generate(*pocket, chats, max_new_tokens=64)
+    observed = generate(*pocket, chats, controller=observing, max_new_tokens=64)
+    assert observed[0].text == plain[0].text
+    assert observed[0].outcome is not None
+    assert plain[0].outcome is None
+
+
+def test_a_failing_model_is_recorded_and_its_error_kept(pocket: Any) -> None:
+    from budgetctl.controller import Controller
+
+    seen: list[Any] = []
+    sink = type("Sink", (), {"write": lambda self, row, **_: seen.append(row)})()
+    controller = Controller("cap:8", classifier=None, sinks=[sink])
+    with pytest.raises(ValueError, match="nonsense"):
+        generate(*pocket, ["What is 3 + 4 ?"], controller=controller, nonsense=1)
+    assert [(row.stop.reason, row.answered) for row in seen] == [("error", False)]
