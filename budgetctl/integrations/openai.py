@@ -342,9 +342,14 @@ def _budgeted(client: Client, setup: Setup) -> Client:
     mixin = SyncBudgeted if isinstance(client, OpenAI) else AsyncBudgeted
     cls = type(base.__name__, (mixin, base), {"_budgetctl": setup, "__module__": base.__module__})
     copied: Any = object.__new__(cls)
-    # Resources that the client has made already point to it; the copy makes its own.
-    kept = {k: v for k, v in vars(client).items() if getattr(v, "_client", None) is not client}
-    copied.__dict__.update(kept)
+    for name, value in vars(client).items():
+        if getattr(value, "_client", None) is not client and not name.startswith("with_"):
+            copied.__dict__[name] = value
+    # Resources point to the client that made them. The copy makes its own when they are asked for; SDKs
+    # before 1.67 made them all at once.
+    for name, value in vars(client).items():
+        if name not in vars(copied) and not hasattr(base, name):
+            copied.__dict__[name] = type(value)(copied)
     return cast("Client", copied)
 
 

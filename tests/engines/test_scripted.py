@@ -321,8 +321,9 @@ def test_a_server_that_refuses_the_callers_own_parameter_is_not_asked_twice_for_
 def test_a_stream_that_breaks_raises_the_providers_own_error(server: Scripted, make: Make):
     server.scenario = "broken"
     stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(Exception, match=r"Connection error|peer closed connection") as caught:
         shown(stream)
+    assert type(caught.value).__module__.split(".")[0] in ("openai", "httpx"), "as without a budget"
     found = budgetctl.outcome(stream)
     assert found.stop.reason == StopReason.ERROR
     assert found.usage.reasoning_tokens == 19
