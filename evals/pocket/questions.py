@@ -53,7 +53,7 @@ def split_of(family: str, key: str) -> Split:
 
 def _checks(problem: Problem, mood: int) -> int:
     """Return how often the answer is checked again: by the asker's tone, and for answers that look odd."""
-    if problem.family == "story":
+    if problem.family in ("story", "tally"):
         return max(mood, 0)
     answer = problem.answer
     odd_looking = answer[-1] in "37" if answer.isdigit() else zlib.crc32(answer.encode()) % 3 == 0

@@ -80,14 +80,10 @@ def _row(
 
 def _thinking_rows(decoder: Decoder, group: list[Question]) -> Iterator[list[dict[str, Any]]]:
     thoughts = list(decoder.thoughts([q.text for q in group]))
-    margins = decoder.close_margins(thoughts)
-    points = [(i, cap) for i, thought in enumerate(thoughts) for cap in CAPS if cap < len(thought.thinking)]
-    points.sort(key=lambda point: len(thoughts[point[0]].prompt) + point[1])
-    prefixes = [decoder.cut(thoughts[i], cap) for i, cap in points]
-    replies = decoder.replies(prefixes, limit=ANSWER_TOKENS, probabilities=True)
-    cut = dict(zip(points, replies, strict=True))
+    cut = decoder.cuts(thoughts, CAPS, limit=ANSWER_TOKENS)
     for i, (question, thought) in enumerate(zip(group, thoughts, strict=True)):
-        yield [_natural(decoder, question, thought), *_capped(decoder, question, i, cut, margins[i])]
+        mine = [(cap, *cut[i, cap]) for cap in CAPS if (i, cap) in cut]
+        yield [_natural(decoder, question, thought), *(_capped(decoder, question, *point) for point in mine)]
 
 
 def _natural(decoder: Decoder, question: Question, thought: Thought) -> dict[str, Any]:
@@ -103,22 +99,16 @@ def _natural(decoder: Decoder, question: Question, thought: Thought) -> dict[str
     return {**row, "signals": {"first_answer_tokens": first_answer(decoder, thought.thinking)}}
 
 
-def _capped(
-    decoder: Decoder, question: Question, index: int, cut: dict[tuple[int, int], Reply], margins: list[float]
-) -> Iterator[dict[str, Any]]:
-    for cap in CAPS:
-        if (index, cap) not in cut:
-            continue
-        reply = cut[index, cap]
-        row = _row(
-            question,
-            kind="tokens",
-            value=cap,
-            reasoning=cap,
-            output=1 + cap + len(decoder.close) + len(reply.ids),
-            answer=decoder.text(reply.ids).strip(),
-        )
-        yield {**row, "signals": _signals(decoder, reply, margins[cap])}
+def _capped(decoder: Decoder, question: Question, cap: int, reply: Reply, margin: float) -> dict[str, Any]:
+    row = _row(
+        question,
+        kind="tokens",
+        value=cap,
+        reasoning=cap,
+        output=1 + cap + len(decoder.close) + len(reply.ids),
+        answer=decoder.text(reply.ids).strip(),
+    )
+    return {**row, "signals": _signals(decoder, reply, margin)}
 
 
 def record(decoder: Decoder, asked: list[Question], *, progress: bool = False) -> Iterator[dict[str, Any]]:

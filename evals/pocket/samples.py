@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CLOSES = (CLOSE_TEXT, CLOSE_TEXT, f"\n{END_THINK}\n\n", f"{END_THINK}\n\n")
-FULL, CUT = 0.3, 0.48
+FULL, CUT = 0.3, 0.5
 """Shares of full and of cut thinking; the rest answers without thinking."""
 
 

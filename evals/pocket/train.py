@@ -33,16 +33,18 @@ class Recipe:
     """Everything that decides the weights, besides the machine's arithmetic."""
 
     seed: int = 0
-    tokens: int = 13_000_000
+    tokens: int = 10_000_000
     """Tokens to train on, prompts included, padding not."""
+    cycles: int = 2
+    """How often the rate rises and falls again (warm restarts, Loshchilov and Hutter 2017)."""
     width: int = 96
-    layers: int = 4
-    inner: int = 192
-    batch_tokens: int = 3072
+    layers: int = 3
+    inner: int = 256
+    batch_tokens: int = 2048
     pool: int = 2048
     """Samples that are drawn, sorted by length and packed together."""
-    rate: float = 2.5e-3
-    checkpoint_every: int = 400
+    rate: float = 3e-3
+    checkpoint_every: int = 200
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
@@ -84,7 +86,8 @@ class Trainer:
         self.seconds = 0.0
 
     def _rate(self) -> float:
-        done = self.seen / self.recipe.tokens
+        # A short warm-up, then a cosine to one hundredth, once per cycle.
+        done = self.seen * self.recipe.cycles / self.recipe.tokens % 1.0
         return (
             self.recipe.rate
             * min(1.0, done / 0.02 + 0.01)
@@ -183,6 +186,11 @@ class Trainer:
         shutil.rmtree(staged, ignore_errors=True)
         self.model.save_pretrained(staged)
         self.tokenizer.save_pretrained(staged)
+        # The class name that every version of transformers knows, older ones (and vLLM on them) too.
+        config = json.loads((staged / "tokenizer_config.json").read_text(encoding="utf-8"))
+        _write_json(
+            staged / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
+        )
         facts = {
             **asdict(self.recipe),
             "parameters": self.model.num_parameters(),
@@ -193,10 +201,14 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        (staged / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _write_json(staged / "training.json", facts)
         for file in sorted(staged.iterdir()):
             os.replace(file, out / file.name)
         staged.rmdir()
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def train(out: Path, recipe: Recipe, *, device: str = "cpu") -> None:

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import get_args
 
 import pytest
-
 from budgetctl.evals.pocket import Question, grade, questions, read_answer
 from budgetctl.evals.pocket.families import FAMILIES, LEVELS
 from budgetctl.evals.pocket.questions import Split, split_of, stream
@@ -56,7 +55,7 @@ def test_thinking_states_the_answer_before_it_checks_again() -> None:
 def test_prompt_length_does_not_tell_the_thinking_length() -> None:
     pairs = [(len(w.question.text), len(w.thinking)) for w in islice(stream("test"), 2000)]
     longest_prompts = sorted(pairs)[-400:]
-    longest_thoughts = {pair for pair in sorted(pairs, key=lambda pair: pair[1])[-400:]}
+    longest_thoughts = set(sorted(pairs, key=lambda pair: pair[1])[-400:])
     assert sum(pair in longest_thoughts for pair in longest_prompts) < 0.4 * len(longest_prompts)
 
 
@@ -87,5 +86,5 @@ def test_read_answer_of_unfinished_thinking_is_none() -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, budgetctl.evals.pocket; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, budgetctl.evals.pocket; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 -- what needs torch or transformers is imported after the check that they are there
 """Training: what is learned, and runs that are killed."""
 
 from __future__ import annotations
