@@ -166,8 +166,10 @@ class EndpointBackend:
         client = self._client.with_policy(_Given(budget))
         try:
             messages = [{"role": "user", "content": question.text}]
-            reply = client.chat.completions.create(model=self.model, messages=messages)
-            answer, outcome = reply.choices[0].message.content or "", budgetctl.outcome(reply)
+            # Streamed, since only a stream shows when the answer begins and can be cut on the way.
+            stream = client.chat.completions.create(model=self.model, messages=messages, stream=True)
+            answer = "".join(c.delta.content or "" for chunk in stream for c in chunk.choices)
+            outcome = budgetctl.outcome(stream)
         except AnswerTruncated as error:
             answer, outcome = "", budgetctl.outcome(error)
         except OpenAIError as error:

@@ -17,6 +17,8 @@ from budgetctl.evals.metrics import FULL, Evaluation, PolicyRow, is_fixed
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 GREY, DARK = "#8a8a8a", "#222222"
+MINOR = 3
+"""Rank of the fixed caps: no bars, and no label where there is no room close by."""
 _STYLE: Any = {
     "svg.hashsalt": "budgetctl",
     "svg.fonttype": "none",
@@ -30,7 +32,7 @@ _OFFSETS = [(dx * r, dy * r) for r in (9, 16, 26, 38) for dx, dy in (
 Axis = Callable[[PolicyRow], float | None]
 Box = tuple[float, float, float, float]
 Label = tuple[float, float, str, str, int]
-"""x, y, text, colour, and rank: 0 must be shown, 3 gives way."""
+"""x, y, text, colour, and rank: 0 must be shown, ``MINOR`` gives way."""
 
 
 def save(evaluation: Evaluation, folder: Path, *, title: str, stem: str = "tradeoff") -> list[Path]:
@@ -57,8 +59,8 @@ def save(evaluation: Evaluation, folder: Path, *, title: str, stem: str = "trade
             ),
         }
         figure.supxlabel(
-            "Bars: 95 % bootstrap intervals. Grey: fixed caps; the line between two of them is their random "
-            "mix. Oracle: chance-inflated.",
+            "Bars: 95 % bootstrap intervals. Grey dots: fixed caps; the line between two of them is their "
+            "random mix. Oracle: chance-inflated.",
             fontsize=7.5,
             color=GREY,
         )
@@ -107,7 +109,7 @@ def _panel(axes: Any, evaluation: Evaluation, axis: Axis, *, label: str, curve: 
         style = _style(row, colours)
         _point(axes, x, row, style)
         labels.append((x, 100 * row.accuracy, _name(row), style["color"], style["rank"]))
-    axes.margins(x=0.09, y=0.12)
+    axes.margins(x=0.13, y=0.12)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     return labels
 
@@ -118,15 +120,16 @@ def _absence(evaluation: Evaluation) -> str:
 
 def _style(row: PolicyRow, colours: Any) -> dict[str, Any]:
     if row.policy == FULL:
-        return {"color": DARK, "marker": "o", "size": 7, "rank": 0, "fill": DARK}
+        # Large and below the policies, so that a policy in the same place is seen on top of it.
+        return {"color": DARK, "marker": "o", "size": 11, "rank": 0, "fill": DARK}
     if row.policy == ORACLE:
         return {"color": GREY, "marker": "*", "size": 11, "rank": 1, "fill": "white"}
     if row.policy == "off":
-        return {"color": DARK, "marker": "o", "size": 7, "rank": 0, "fill": "white"}
+        return {"color": DARK, "marker": "o", "size": 11, "rank": 0, "fill": "white"}
     if is_fixed(row.policy):
-        return {"color": GREY, "marker": "o", "size": 4, "rank": 3, "fill": GREY}
+        return {"color": GREY, "marker": "o", "size": 4, "rank": MINOR, "fill": GREY}
     colour, marker = next(colours)
-    return {"color": colour, "marker": marker, "size": 7.5, "rank": 0, "fill": colour}
+    return {"color": colour, "marker": marker, "size": 6.5, "rank": 0, "fill": colour}
 
 
 def _name(row: PolicyRow) -> str:
@@ -136,9 +139,9 @@ def _name(row: PolicyRow) -> str:
 def _point(axes: Any, x: float, row: PolicyRow, style: dict[str, Any]) -> None:
     y = 100 * row.accuracy
     errors = None
-    if row.accuracy_ci is not None:
+    minor = style["rank"] == MINOR
+    if row.accuracy_ci is not None and not minor:
         errors = [[max(0.0, y - 100 * row.accuracy_ci[0])], [max(0.0, 100 * row.accuracy_ci[1] - y)]]
-    faint = style["rank"] == 3
     axes.errorbar(
         [x],
         [y],
@@ -147,10 +150,9 @@ def _point(axes: Any, x: float, row: PolicyRow, style: dict[str, Any]) -> None:
         color=style["color"],
         markerfacecolor=style["fill"],
         markersize=style["size"],
-        elinewidth=0.6 if faint else 1.2,
-        alpha=0.8 if faint else 1.0,
+        elinewidth=1.2,
         capsize=0,
-        zorder=3 if faint else 4,
+        zorder=3 if minor else 4 if row.policy in (FULL, "off") else 5,
     )
 
 
@@ -167,16 +169,17 @@ def _place(axes: Any, labels: Sequence[Label]) -> None:
     order = sorted(range(len(labels)), key=lambda i: (labels[i][4], labels[i][0]))
     for i in order:
         x, y, name, colour, rank = labels[i]
-        size = 7.0 if rank == 3 else 9.0
+        size = 7.0 if rank == MINOR else 9.0
         text = axes.annotate(
             name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=size, color=colour, zorder=6,
             ha="center", va="center",
         )  # fmt: skip
         extent = text.get_window_extent(renderer)
-        spot = _spot(points[i], extent.width, extent.height, taken, frame, scale)
+        offsets = _OFFSETS[:16] if rank == MINOR else _OFFSETS
+        spot = _spot(points[i], extent, taken=taken, frame=frame, scale=scale, offsets=offsets)
         if spot is None:
             # A crowded minor cap stays a dot: an unreadable label says less than none.
-            if rank == 3:
+            if rank == MINOR:
                 text.remove()
                 continue
             spot = (points[i][0] + 9 * scale + extent.width / 2, points[i][1])
@@ -204,14 +207,22 @@ def _around(centre: tuple[float, float], width: float, height: float) -> Box:
 
 
 def _spot(
-    point: Any, width: float, height: float, taken: Sequence[Box], frame: Any, scale: float
+    point: Any,
+    extent: Any,
+    *,
+    taken: Sequence[Box],
+    frame: Any,
+    scale: float,
+    offsets: Sequence[tuple[float, float]],
 ) -> tuple[float, float] | None:
-    for dx, dy in _OFFSETS:
+    """Return the nearest free centre for a label, in pixels, or None."""
+    width, height = extent.width, extent.height
+    for dx, dy in offsets:
         # The offset is to the near edge of the label, so that wide labels keep their distance too.
         x = point[0] + dx * scale + (0 if dx == 0 else width / 2 if dx > 0 else -width / 2)
         y = point[1] + dy * scale
         box = _around((x, y), width, height)
-        inside = box[0] >= frame.x0 and box[2] <= frame.x1 + 20 and box[1] >= frame.y0 and box[3] <= frame.y1
+        inside = box[0] >= frame.x0 and box[2] <= frame.x1 and box[1] >= frame.y0 and box[3] <= frame.y1
         if inside and not any(_overlap(box, other) for other in taken):
             return x, y
     return None

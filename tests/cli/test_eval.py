@@ -7,6 +7,8 @@ from budgetctl.evals import cube, pocket
 
 from budgetctl.cli import main
 
+from ..engines.scripted import serving  # noqa: TID252 - tests are no package: there is no absolute name
+
 DATA = os.environ.get("BUDGETCTL_DATA")
 
 
@@ -169,3 +171,36 @@ def test_live_pocket_runs_resumes_and_reports(tmp_path, capsys):
     assert (tmp_path / "rows.jsonl").read_bytes() == before
     assert main([*command, "--seed", "1"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+@pytest.fixture
+def endpoint(tmp_path, monkeypatch):
+    """A server that thinks 400 words by script and answers 42, a suite of three questions, and a grader."""
+    pytest.importorskip("openai")
+    (tmp_path / "my_grader.py").write_text(
+        "def grade(answer, question):\n    return question['answer'] in answer\n"
+    )
+    lines = [{"id": i, "question": f"What is it, {i}?", "answer": "42" if i else "43"} for i in range(3)]
+    (tmp_path / "suite.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    monkeypatch.chdir(tmp_path)
+    with serving() as server:
+        base = ["eval", "live", "suite.jsonl", "--grader", "my_grader:grade", "--model", "Qwen3-8B"]
+        yield [*base, "--endpoint", "vllm", "--base-url", server.url, "--out", "run", "--json"]
+
+
+def test_live_on_an_endpoint_grades_caps_and_times_every_question(endpoint, capsys):
+    main([*endpoint, "--policies", "full,off,cap:50"])
+    content = json.loads(capsys.readouterr().out)
+    full, off, cap = content["policies"]
+    assert [full["accuracy"], off["accuracy"], cap["accuracy"]] == pytest.approx([2 / 3] * 3)
+    assert full["reasoning_tokens_mean"] == 400
+    assert off["reasoning_tokens_mean"] == 0
+    assert cap["reasoning_tokens_mean"] == pytest.approx(50, rel=0.2)
+    assert full["ttfo_p50_s"] is not None
+    assert full["modelled"] == []
+
+
+def test_an_endpoint_that_is_gone_is_a_clear_fault(endpoint, capsys):
+    endpoint[endpoint.index("--base-url") + 1] = "http://127.0.0.1:9/v1"
+    assert main([*endpoint, "--policies", "full"]) == 2
+    assert "the same command resumes" in capsys.readouterr().err
