@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-SAFETY = 1.645
-"""Standard errors of coverage that are added to the level: covered with 95 % probability, not on average."""
-
 MIN_GROUP = 30
 MIN_STRATUM = 15
 
@@ -39,12 +36,8 @@ def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0
 
 
 def conformal_level(q: float, n: int) -> float:
-    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q``.
-
-    Split conformal prediction covers ``q`` on average over calibration sets; the margin of ``SAFETY``
-    binomial standard errors makes an unlucky set unlikely to fall short.
-    """
-    return min((q + SAFETY * math.sqrt(q * (1 - q) / n)) * (n + 1) / n, 1.0)
+    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q`` of new cases."""
+    return min(q * (n + 1) / n, 1.0)
 
 
 def shifts(out: Array, labels: Labels, strata: Array) -> Array:

@@ -8,7 +8,7 @@ bounded time. No word is stored anywhere: n-grams exist as 32-bit hashes only.
 from __future__ import annotations
 
 import re
-from itertools import repeat
+from itertools import combinations, repeat
 from zlib import crc32
 
 import numpy as np
@@ -22,6 +22,8 @@ VERSION = 1
 
 CLIP = 4096
 MAX_NUMBER = 10**9
+FIRST = 4
+"""So many numbers, in the order they are told, have their size and their distances among the features."""
 
 Hashes = NDArray[np.uint32]
 Floats = NDArray[np.float64]
@@ -48,7 +50,9 @@ _CHARS: tuple[tuple[str, bytes], ...] = (
 _PLAIN = ("word_length", "distinct_words", "non_ascii", "asked_last", "depth", "has_tools", "structured")
 _LOGS = (
     *("chars", "words", "sentences", "asked_chars", "options"),
-    *("numbers", "long_numbers", "max_number", "sum_numbers", "first_number", "last_number"),
+    *("numbers", "long_numbers", "max_number", "sum_numbers", "last_number"),
+    *(f"number_{i}" for i in range(1, FIRST + 1)),
+    *(f"gap_{i}_{j}" for i, j in combinations(range(1, FIRST + 1), 2)),
     *("asked_numbers", "asked_max_number"),
     *("turns", "recent_chars", "other_chars", "system_chars"),
     *(f"words_{name}" for name in CLASSES),
@@ -105,13 +109,16 @@ def _asked(raw: bytes) -> tuple[int, int]:
 
 def _numbers(found: list[bytes], asked: list[bytes]) -> tuple[int, ...]:
     values = [_value(w) for w in found] or [0]
+    # How often one quantity goes into the distance between two others is how long many derivations are.
+    first = (values + [0] * FIRST)[:FIRST]
     return (
         len(found),
         sum(v >= 10 for v in values),
         max(values),
         sum(values),
-        values[0],
         values[-1],
+        *first,
+        *(abs(a - b) for a, b in combinations(first, 2)),
         len(asked),
         max(map(_value, asked), default=0),
     )

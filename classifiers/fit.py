@@ -32,13 +32,13 @@ class Recipe:
 
     vocabulary: int = 8192
     min_count: int = 3
-    width: int = 24
-    hidden: int = 64
-    epochs: int = 40
+    width: int = 12
+    hidden: int = 96
+    epochs: int = 80
     batch: int = 256
     learning_rate: float = 4e-3
     decay: float = 1e-4
-    drop: float = 0.1
+    drop: float = 0.05
     pinball: float = 3.0
     kind: float = 0.3
     seed: int = 0
