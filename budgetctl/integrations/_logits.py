@@ -226,8 +226,8 @@ class BudgetLogitsProcessor(LogitsProcessor):
 
     From the cap on a row may finish its sentence (10 % grace, outside code and formulas); then the closing
     text is forced, token by token. Deadlines are looked at every 16 steps, loops every 64; both end the
-    thought at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves one call
-    of ``generate``, without beams or assisted decoding.
+    thought at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves
+    one call of ``generate``, without beams or assisted decoding.
 
     Example:
         >>> budget = BudgetLogitsProcessor(tokenizer, [Budget(reasoning_tokens=256)])  # doctest: +SKIP
@@ -285,7 +285,7 @@ class _AnswerLimit(StoppingCriteria):
     def __init__(self, rows: RowBudgets) -> None:
         self._rows = rows
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         self._rows.advance(input_ids, vocabulary=0)
         return self._rows.answers_full
 

@@ -21,6 +21,7 @@ class Criterion(Protocol):
     @property
     def name(self) -> str:
         """The name that outcomes record."""
+        ...
 
     def observe(self, progress: Progress) -> Evidence | None:
         """Return evidence to stop thinking now, or None."""
