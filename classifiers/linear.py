@@ -133,9 +133,9 @@ class LinearClassifier:
         self.header = header
         self._arrays = arrays
         self._known = arrays["known"]
-        wide = {k: v.astype(np.float64) for k, v in arrays.items() if k != "known"}
+        wide = {k: v.astype(np.float64) for k, v in arrays.items() if k not in ("known", "rows")}
         # What is linear is multiplied out once: a query costs a sum of rows and two small products.
-        width = wide["rows"].shape[1]
+        width = arrays["rows"].shape[1]
         self._rows = arrays["rows"].astype(np.float32) @ arrays["hidden"][:width].astype(np.float32)
         self._inverse = 1.0 / wide["scale"]
         self._dense = self._inverse[:, None] * wide["hidden"][width:]
