@@ -239,7 +239,8 @@ def _explain(path: Path, error: Mapping[str, Any]) -> str:
         location, fields = location[2:], Capability.model_fields
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
-        nested = {"cap": Cap, "off": Switch, "effort": Effort}.get(str(location[0]))
+        parts: Mapping[str, type[BaseModel]] = {"cap": Cap, "off": Switch, "effort": Effort}
+        nested = parts.get(str(location[0]))
         if len(location) > 1 and nested is not None:
             fields = nested.model_fields
         return f"{where}: unknown key {key!r} = {error['input']!r}; allowed: {', '.join(fields)}"
