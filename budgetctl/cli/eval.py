@@ -107,6 +107,7 @@ def run_live(args: argparse.Namespace) -> int:
     """Run a suite live; 1 when no policy that was asked for is recommended."""
     from budgetctl.evals import live
 
+    _check(args)
     policies = _policies(args.policies) or (
         _pocket_policies() if args.suite == "pocket" else ["full", "auto"]
     )
@@ -131,6 +132,7 @@ def run_replay(args: argparse.Namespace) -> int:
     from budgetctl.capabilities import Table
     from budgetctl.evals import baselines, cube, replay
 
+    _check(args)
     pace = replay.speed_profile(args.speed_profile)
     rows = cube.load(*(_cube(name) for name in args.cubes))
     chosen = [r for r in rows if args.dataset in (None, r.dataset) and args.model in (None, r.model)]
@@ -202,6 +204,16 @@ def _report(
         print(report.table(evaluation))
         print(f"\n{decision.text}")
     return 1 if decision.negative else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would fail only after the work is done."""
+    if args.seed < 0:
+        raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
+    if not 0 <= args.margin <= 1:
+        raise ConfigError(f"--margin {args.margin}: expected a share of questions from 0 to 1, such as 0.02")
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise ConfigError(f"--out {args.out}: is a file; expected a folder")
 
 
 def _policies(text: str | None) -> list[str]:
