@@ -163,11 +163,12 @@ class Controller:
         Raises:
             ClassifierError: The weights cannot be read.
         """
-        if isinstance(self._classifier, str):
+        found = self._classifier
+        if isinstance(found, str):
             from budgetctl.classifiers.registry import load
 
-            self._classifier = load(self._classifier)
-        return self._classifier
+            found = self._classifier = load(found)
+        return found
 
     def with_policy(self, policy: str | Policy) -> Controller:
         """Return a controller that differs in its policy only and shares everything else."""
@@ -262,7 +263,7 @@ class Controller:
         if outer is not None and not outer.claimed:
             outer.claimed = True
             decision = outer.decision
-            params = {k: v for k, v in params.items() if k not in outer.injected or outer.injected[k] != v}
+            params = outer.restore(params)
         else:
             outer = None
             decision = self.decide(

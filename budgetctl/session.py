@@ -26,14 +26,22 @@ class OuterCall:
     Attributes:
         decision: What the function's controller decided.
         injected: The parameters that the function was given because of it.
+        replaced: What the caller had set for those of them that were set at all.
         claimed: A client inside has taken the decision over, with whatever better means it has.
         outcome: The outcome that this client recorded.
     """
 
     decision: Decision
     injected: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, Any] = field(default_factory=dict)
     claimed: bool = False
     outcome: Outcome | None = None
+
+    def restore(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``params`` as the caller meant them: without what was injected."""
+        ours = {k for k, v in params.items() if k in self.injected and self.injected[k] == v}
+        kept = {k: v for k, v in params.items() if k not in ours}
+        return kept | {k: self.replaced[k] for k in ours if k in self.replaced}
 
 
 outer_call: ContextVar[OuterCall | None] = ContextVar("budgetctl_outer_call", default=None)

@@ -138,7 +138,8 @@ class _Call:
         changed = {k: v for k, v in after.items() if before.get(k) != v}
         injected = {k: v for k, v in changed.items() if plan.accepts(k)}
         self.refused = sorted(set(changed) - set(injected))
-        self.outer = OuterCall(decision=self.session.decision, injected=injected)
+        replaced = {k: before[k] for k in injected if k in before}
+        self.outer = OuterCall(decision=self.session.decision, injected=injected, replaced=replaced)
         self.kwargs = {**kwargs, **injected}
         self._channels = ChatChannels()
         self._events: list[Event] = []

@@ -360,7 +360,7 @@ def _with_policy(client: Any, policy: str | Policy) -> Any:
 
 def _criterion(session: Session) -> Criterion | None:
     """Build what watches the thinking: what can act, and what would act if something could."""
-    if not session.enforcing or session.budget.stop == "none":
+    if not session.enforcing:
         return None
     acting = {c.name: c.value for c in session.controls}
     engine = session.capability.cap

@@ -25,15 +25,14 @@ __all__ = [
 def monitor(budget: Budget) -> Criterion:
     """Build the criteria that keep ``budget``, fresh for one call.
 
-    The preset ``safe`` watches the cap, the deadline and loops, whichever the budget has; ``none`` watches
-    nothing, and what the server was asked for is all there is.
+    The cap and the deadline, where the budget has them, hold whatever the stop preset; ``safe`` adds loops.
     """
-    if budget.stop == "none":
-        return AnyOf()
     criteria: list[Criterion] = []
     if budget.reasoning_tokens is not None:
         criteria.append(ReasoningCap(budget.reasoning_tokens))
     if budget.deadline_s is not None:
         reserve = ANSWER_TOKENS if budget.answer_tokens is None else budget.answer_tokens
         criteria.append(Deadline(budget.deadline_s, answer_tokens=reserve))
-    return AnyOf(*criteria, LoopStop())
+    if budget.stop != "none":
+        criteria.append(LoopStop())
+    return AnyOf(*criteria)

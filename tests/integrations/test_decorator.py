@@ -11,8 +11,10 @@ import pytest
 
 import budgetctl
 from budgetctl import ConfigError, budgeted
+from budgetctl.adapters import Rendered
 from budgetctl.controller import Controller
 from budgetctl.outcomes import Outcome
+from budgetctl.types import StopReason, Timing, Usage
 
 QWEN = {"model": "Qwen/Qwen3-8B", "endpoint": "vllm"}
 CHUNKS = [
@@ -243,3 +245,25 @@ def test_a_budgeted_function_inside_another_decides_for_itself():
 
     assert outer("why?") == 50
     assert [row.policy for row in sink.rows] == ["cap:50", "cap:100"]
+
+
+def test_a_wrapped_client_inside_takes_the_decision_over_with_the_callers_own_parameters():
+    sink = Collect()
+    seen: dict[str, Any] = {}
+    client_side = Controller("off", sinks=[sink])
+
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str, **llm: Any) -> Reply:
+        def render(budget: Any, capability: Any, params: Any, *, caller_values: str) -> Rendered:
+            seen.update(params)
+            return Rendered(params=dict(params))
+
+        query = budgetctl.Query.from_text(question, model=QWEN["model"])
+        session = client_side.session(query, params=llm, endpoint="vllm", render=render)
+        reply = Reply()
+        session.finish(usage=Usage(), timing=Timing(), stop=StopReason.NATURAL, answered=True)
+        return reply
+
+    ask("why?", extra_body={"top_k": 5}, temperature=0.2)
+    assert seen == {"extra_body": {"top_k": 5}, "temperature": 0.2}
+    assert [row.policy for row in sink.rows] == ["cap:100"]

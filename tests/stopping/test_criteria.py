@@ -85,9 +85,10 @@ def test_safe_preset_watches_what_the_budget_has() -> None:
     assert monitor(Budget()).name == "loop"
 
 
-def test_none_preset_watches_nothing() -> None:
-    watching = monitor(Budget(reasoning_tokens=0, deadline_s=0.0, stop="none"))
-    assert watching.observe(progress(10_000, "so " * 9000, elapsed_s=99)) is None
+def test_none_preset_keeps_the_budget_and_leaves_loops_alone() -> None:
+    assert monitor(Budget(reasoning_tokens=100, stop="none")).name == "reasoning_cap"
+    free = monitor(Budget(stop="none"))
+    assert free.observe(progress(10_000, "so " * 9000, elapsed_s=99)) is None
 
 
 def test_users_may_compose_their_own_criterion() -> None:
