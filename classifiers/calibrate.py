@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-MIN_GROUP = 30
+MIN_GROUP = 20
 MIN_STRATUM = 15
+SAFETY = 1.645
+"""Standard errors of coverage added to the level of a group: it is covered with 95 % probability."""
 
 
 def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0.02) -> tuple[float, Array]:
@@ -35,9 +37,13 @@ def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0
     return math.exp(theta[0]), theta[1:]
 
 
-def conformal_level(q: float, n: int) -> float:
-    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q`` of new cases."""
-    return min(q * (n + 1) / n, 1.0)
+def conformal_level(q: float, n: int, *, safety: float = 0.0) -> float:
+    """Return the level whose empirical quantile over ``n`` residuals covers a share ``q`` of new cases.
+
+    Split conformal prediction covers ``q`` on average over calibration sets; a margin of ``safety`` binomial
+    standard errors makes an unlucky set unlikely to fall short.
+    """
+    return min((q + safety * math.sqrt(q * (1 - q) / n)) * (n + 1) / n, 1.0)
 
 
 def shifts(out: Array, labels: Labels, strata: Array) -> Array:
@@ -46,10 +52,10 @@ def shifts(out: Array, labels: Labels, strata: Array) -> Array:
     Questions are grouped by the kind they are taken for, which the classifier knows at run time too, and each
     group is conformalised by itself (Mondrian conformal prediction, Vovk et al. 2003). ``settled`` is
     corrected on the questions that thinking helps, ``natural`` on all. The upper quantiles of ``settled``
-    cover their share of every stratum of a group (``strata``: the recorded level of difficulty; those
-    with ``MIN_STRATUM`` or more), since the hard questions pay for a cap that only fits the mix. So over
-    the mix they cover more than their share. A group too small to learn from gets the largest correction
-    of the others.
+    cover their share of the group with a margin of ``SAFETY``, and of every stratum in it (``strata``: the
+    recorded level of difficulty; those with ``MIN_STRATUM`` or more): the hard questions pay for a cap that
+    only fits the mix. So over the mix they cover more than their share. A group too small to learn from
+    gets the largest correction of the others.
     """
     taken_for = out[:, 12:].argmax(axis=1)
     found = np.full((out.shape[1] - 12, 2, len(QUANTILES)), np.nan)
@@ -64,11 +70,17 @@ def shifts(out: Array, labels: Labels, strata: Array) -> Array:
 
 
 def _corrections(residual: Array, strata: Array | None) -> list[float]:
-    parts = [residual]
-    if strata is not None:
-        parts += [p for s in np.unique(strata) if len(p := residual[strata == s]) >= MIN_STRATUM]
-    median, *upper = [
-        [float(np.quantile(part[:, i], conformal_level(q, len(part)), method="higher")) for part in parts]
-        for i, q in enumerate(QUANTILES)
-    ]
-    return [median[0], *map(max, upper)]
+    """Return one correction per quantile; without strata, what the share of all asks for and no more."""
+    n = len(residual)
+    if strata is None:
+        return [_quantile(residual[:, i], conformal_level(q, n)) for i, q in enumerate(QUANTILES)]
+    parts = [p for s in np.unique(strata) if len(p := residual[strata == s]) >= MIN_STRATUM]
+    found = [_quantile(residual[:, 0], QUANTILES[0])]
+    for i, q in enumerate(QUANTILES[1:], 1):
+        whole = _quantile(residual[:, i], conformal_level(q, n, safety=SAFETY))
+        found.append(max([whole, *(_quantile(p[:, i], conformal_level(q, len(p))) for p in parts)]))
+    return found
+
+
+def _quantile(residual: Array, level: float) -> float:
+    return float(np.quantile(residual, level, method="higher"))
