@@ -93,7 +93,8 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
         *_classes(words),
         *_classes(asked),
     ]
-    chars = np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256) @ _CHAR_GROUPS
+    counted = np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256)
+    chars = np.asarray(counted @ _CHAR_GROUPS, dtype=np.float64)
     dense = np.concatenate((np.array(plain + counts, dtype=np.float64), chars))
     np.log1p(dense[len(plain) :], out=dense[len(plain) :])
     return _ngrams(words, asked, numbers), dense

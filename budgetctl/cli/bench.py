@@ -169,7 +169,8 @@ def generate(*, rounds: int = 7, steps: int = 128, batch: int = 8) -> list[Resul
     from budgetctl.evals import pocket
     from budgetctl.integrations.transformers import BudgetLogitsProcessor
 
-    model: Any  # the mixins of transformers are not typed
+    model: Any  # the mixins of transformers are not typed,
+    tokenizer: Any  # and its tokenizers return unions that no call narrows
     model, tokenizer = pocket.load()
     chat = [{"role": "user", "content": QUESTION}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
