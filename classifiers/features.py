@@ -30,8 +30,8 @@ Floats = NDArray[np.float64]
 
 _WORD = re.compile(rb"[a-z\x80-\xff]+|[0-9]+|[^\sa-z0-9]")
 _OPTION = re.compile(rb"(?:^|\n)[ \t]*\(?[a-j1-9][).:] ")
-_SALT_ASKED = 0x5BD1E995
-_SALT_NUMBER = 0xC2B2AE35
+_SALT_ASKED = np.uint32(0x5BD1E995)
+_SALT_NUMBER = np.uint32(0xC2B2AE35)
 _MIX = np.uint32(0x9E3779B1)
 
 _CHARS: tuple[tuple[str, bytes], ...] = (
@@ -73,8 +73,9 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
         text = f"{text[:CLIP]}\n{text[-CLIP:]}"
     raw = text.lower().encode("utf-8", "replace")
     start, end = _asked(raw)
-    words, asked = _WORD.findall(raw), _WORD.findall(raw[start:end])
-    numbers = [w for w in words if w.isdigit()]
+    before, asked = _WORD.findall(raw[:start]), _WORD.findall(raw[start:end])
+    words = [*before, *asked, *_WORD.findall(raw[end:])]
+    places = [i for i, w in enumerate(words) if w.isdigit()]
     n = len(words) or 1
     plain = [
         sum(map(len, words)) / n,
@@ -88,7 +89,7 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
     counts = [
         *(len(query.text), len(words), raw.count(b". ") + raw.count(b"? ") + raw.count(b"! ")),
         *(end - start, len(_OPTION.findall(raw))),
-        *_numbers(numbers, [w for w in asked if w.isdigit()]),
+        *_numbers([words[i] for i in places], [w for w in asked if w.isdigit()]),
         *_conversation(query),
         *_classes(words),
         *_classes(asked),
@@ -97,7 +98,7 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
     chars = np.asarray(counted @ _CHAR_GROUPS, dtype=np.float64)
     dense = np.concatenate((np.array(plain + counts, dtype=np.float64), chars))
     np.log1p(dense[len(plain) :], out=dense[len(plain) :])
-    return _ngrams(words, asked, numbers), dense
+    return _ngrams(words, slice(len(before), len(before) + len(asked)), places), dense
 
 
 def _asked(raw: bytes) -> tuple[int, int]:
@@ -156,17 +157,12 @@ def _conversation(query: Query) -> tuple[int, ...]:
     return len(query.recent), recent, others, query.system_chars
 
 
-def _ngrams(words: list[bytes], asked: list[bytes], numbers: list[bytes]) -> Hashes:
+def _ngrams(words: list[bytes], asked: slice, places: list[int]) -> Hashes:
     """Return hashes of words and pairs, of the asking sentence's own words and pairs, and of number pairs.
 
     A pair that spans two of the three lists is a word no text has; it is harmless and saves five calls.
     """
-    singles = np.array(
-        [
-            *map(crc32, words),
-            *map(crc32, asked, repeat(_SALT_ASKED)),
-            *map(crc32, numbers, repeat(_SALT_NUMBER)),
-        ],
-        dtype=np.uint32,
-    )
+    singles = np.array([*map(crc32, words)], dtype=np.uint32)
+    numbers = singles[np.array(places, dtype=np.intp)]
+    singles = np.concatenate((singles, singles[asked] ^ _SALT_ASKED, numbers ^ _SALT_NUMBER))
     return np.concatenate((singles, singles[:-1] * _MIX ^ singles[1:]))
