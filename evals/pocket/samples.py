@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from budgetctl.evals.pocket.questions import Worked, stream
-from budgetctl.evals.pocket.tokenizer import CLOSE_TEXT, END_THINK, THINK
+from budgetctl.evals.pocket.tokenizer import CLOSE_TEXT, END_THINK, THINK, TRANSITION_CLOSE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CLOSES = (CLOSE_TEXT, CLOSE_TEXT, f"\n{END_THINK}\n\n", f"{END_THINK}\n\n")
+CLOSES = (TRANSITION_CLOSE, TRANSITION_CLOSE, CLOSE_TEXT, f"{END_THINK}\n\n")
 FULL, CUT = 0.3, 0.5
 """Shares of full and of cut thinking; the rest answers without thinking."""
+
+
+EVEN: dict[str, int] = {}
+HARD = {"days": 3, "savings": 2, "well": 2}
+"""Shares of the families: all alike, and with more of those that are learned late."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +32,15 @@ class Sample:
     learn: list[bool]
 
 
-def _sample(worked: Worked, encode: dict[str, list[int]], rng: random.Random) -> Sample:
+def _cut(worked: Worked, encode: dict[str, list[int]], rng: random.Random, *, late: bool) -> int:
+    """Return where a thinking is cut: in half of the samples before its answer is first stated."""
+    whole, first = len(encode[worked.thinking]), len(encode[worked.thinking.split("\n")[0]])
+    if rng.random() < 0.5:
+        return rng.randint(0, first)
+    return rng.randint(first if late else 0, whole)
+
+
+def _sample(worked: Worked, encode: dict[str, list[int]], rng: random.Random, *, late: bool) -> Sample:
     thinking, answer, prompt = (
         encode[t] for t in (worked.thinking, worked.question.answer, worked.question.text)
     )
@@ -35,9 +48,7 @@ def _sample(worked: Worked, encode: dict[str, list[int]], rng: random.Random) ->
     if kind < FULL:
         parts = [(prompt, False), (encode[THINK] + thinking + encode[f"\n{END_THINK}\n\n"] + answer, True)]
     elif kind < FULL + CUT:
-        # Half of the cuts fall before the answer is first stated: answering there is the harder part.
-        first = len(encode[worked.thinking.split("\n")[0]]) if rng.random() < 0.5 else len(thinking)
-        cut = rng.randint(0, first)
+        cut = _cut(worked, encode, rng, late=late)
         close = encode[rng.choice(CLOSES)]
         # Where the cut falls is not the model's choice, so it does not learn to write the close.
         parts = [(prompt, False), (encode[THINK] + thinking[:cut], True), (close, False), (answer, True)]
@@ -48,10 +59,27 @@ def _sample(worked: Worked, encode: dict[str, list[int]], rng: random.Random) ->
     )
 
 
-def samples(tokenizer: PreTrainedTokenizerBase, n: int, *, seed: int, pool: int) -> list[Sample]:
-    """Return the ``pool``-th set of ``n`` training samples of a seed."""
+def samples(
+    tokenizer: PreTrainedTokenizerBase,
+    n: int,
+    *,
+    seed: int,
+    pool: int,
+    shares: Mapping[str, int] = EVEN,
+    late: bool = False,
+) -> list[Sample]:
+    """Return the ``pool``-th set of ``n`` training samples of a seed.
+
+    Args:
+        tokenizer: The pocket reasoner's.
+        n: How many.
+        seed: Of the training run.
+        pool: Which set.
+        shares: How often a family comes for once of the others.
+        late: Whether the cuts that may fall anywhere fall after the first statement of the answer only.
+    """
     rng = random.Random(f"samples-{seed}-{pool}")
-    worked = list(islice(stream("train", seed=seed * 1_000_003 + pool + 1), n))
+    worked = list(islice(stream("train", seed=seed * 1_000_003 + pool + 1, shares=shares), n))
     fixed = (THINK, f"\n{END_THINK}\n\n", f"{THINK}\n\n{END_THINK}\n\n", *CLOSES)
     texts: dict[str, str] = {text: text for text in fixed}
     for item in worked:
@@ -66,7 +94,7 @@ def samples(tokenizer: PreTrainedTokenizerBase, n: int, *, seed: int, pool: int)
         texts[item.question.answer] = f"The answer is {item.question.answer}.<|im_end|>"
     rows = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
     encode = dict(zip(texts, rows, strict=True))
-    return [_sample(item, encode, rng) for item in worked]
+    return [_sample(item, encode, rng, late=late) for item in worked]
 
 
 def batches(pool: list[Sample], *, tokens: int, rng: random.Random) -> Iterator[list[Sample]]:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 THINK, END_THINK = "<think>", "</think>"
 TRANSITION = "\n\nTime to answer based on the reasoning so far.\n"
-CLOSE_TEXT = f"{TRANSITION}{END_THINK}\n\n"
-"""What ends a thinking that is cut: a sentence that the model knows from training, then the marker."""
+TRANSITION_CLOSE = f"{TRANSITION}{END_THINK}\n\n"
+"""The close that other models need a sentence for; this one has met it in training."""
+CLOSE_TEXT = f"\n{END_THINK}\n\n"
+"""What ends a thinking that is cut. The bare marker: the sentence makes no answer of this model better."""
 
 PIECES = r" ?[A-Za-z]+| ?[0-9]|\n\n|\n|[\s\S]"
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
@@ -77,7 +79,7 @@ def build() -> PreTrainedTokenizerFast:
     core.decoder = decoders.Fuse()
     core.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in _SPECIAL])
     core.add_tokens([AddedToken(word, special=False, normalized=False) for word in (THINK, END_THINK)])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=core,
         unk_token="<unk>",
         eos_token="<|im_end|>",

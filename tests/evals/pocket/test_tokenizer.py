@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from budgetctl.evals.pocket.questions import stream
-from budgetctl.evals.pocket.tokenizer import CLOSE_TEXT, build
+from budgetctl.evals.pocket.tokenizer import TRANSITION_CLOSE, build
 
 TOKENIZER = build()
 
@@ -27,7 +27,7 @@ def test_every_question_and_thought_comes_back(split: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "\n\n\n", "  the  red box ", "Ana has 42.\n\n 7", CLOSE_TEXT, "<think>\n"]
+    "text", ["", " ", "\n\n\n", "  the  red cup ", "Ana has 42.\n\n 7", TRANSITION_CLOSE, "<think>\n"]
 )
 def test_spaces_digits_and_markers_come_back(text: str) -> None:
     assert TOKENIZER.decode(ids(text)) == text
