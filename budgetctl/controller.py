@@ -170,6 +170,15 @@ class Controller:
             found = self._classifier = load(found)
         return found
 
+    def features(self, query: Query) -> dict[str, float]:
+        """Return what the classifier keeps of ``query`` in records; nothing where it keeps nothing."""
+        try:
+            describe = getattr(self.classifier(), "describe", None)
+            return {} if describe is None else dict(describe(query))
+        except Exception as error:  # third-party classifiers raise what they like; the record stands without
+            logger.warning("no features recorded: %s: %s", type(error).__name__, error)
+            return {}
+
     def with_policy(self, policy: str | Policy) -> Controller:
         """Return a controller that differs in its policy only and shares everything else."""
         other = object.__new__(type(self))

@@ -173,6 +173,7 @@ class Session:
             criterion=criterion,
             route=self.controller.route,
             query_hash=query_hash(self.query.text),
+            features=self.controller.features(self.query),
             model=self.query.model,
             budget_state=self._budget_state(controls, usage),
             pinned=self.pinned,

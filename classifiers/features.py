@@ -101,6 +101,19 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
     return _ngrams(words, slice(len(before), len(before) + len(asked)), places), dense
 
 
+def describe(query: Query) -> dict[str, float]:
+    """Return the dense features by name, for records: from them weights can be trained without the text.
+
+    Of the numbers in a text only the magnitude is kept, so that none of them can be read back.
+    """
+    dense = zip(DENSE, encode(query)[1].tolist(), strict=True)
+    return {name: round(value, 0 if _is_value(name) else 4) for name, value in dense}
+
+
+def _is_value(name: str) -> bool:
+    return "number" in name or "gap" in name
+
+
 def _asked(raw: bytes) -> tuple[int, int]:
     """Return where the sentence that asks stands: the last with a question mark, else the last one."""
     end = raw.rfind(b"?") + 1 or len(raw.rstrip())

@@ -183,6 +183,10 @@ class LinearClassifier:
             source=self._source,
         )
 
+    def describe(self, query: Query) -> dict[str, float]:
+        """Return what is kept of ``query`` in records: its dense features, by name."""
+        return features.describe(query)
+
     def _look_up(self, hashes: Array) -> tuple[Array, float]:
         """Return the rows of the known n-grams, each once, and the share of n-grams that are known."""
         if not len(hashes) or not len(self._known):

@@ -197,6 +197,21 @@ def test_observe_decides_and_records_but_changes_nothing():
     assert (row.decision.reasoning_tokens, row.budget_state.applied, row.controls) == (100, None, ())
 
 
+def test_the_record_keeps_the_features_of_the_query_and_not_its_text():
+    sink = Collect()
+    finish(begin(Controller("cap:100", sinks=[sink])))
+    [row] = sink.rows
+    assert row.features["log_chars"] > 0
+    assert HARD.text not in row.model_dump_json()
+    assert str(row.query_hash).startswith("install:")
+
+
+def test_numbers_in_a_query_cannot_be_read_back_from_its_record():
+    controller = Controller("auto")
+    features = [controller.features(Query.from_text(f"My code is {code}.")) for code in (48213, 50001)]
+    assert features[0] == features[1]
+
+
 def test_strict_refuses_a_budget_that_the_model_cannot_keep():
     with pytest.raises(UnsupportedControl, match="deadline"):
         begin(Controller("cap:100", limits=Limits(deadline_s=1), strict=True))
