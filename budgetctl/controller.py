@@ -214,7 +214,7 @@ class Controller:
         estimate, fallback = self._estimate(query) if policy.needs_estimate else (None, None)
         situation = Situation(
             query=query,
-            estimate=estimate,
+            estimate=estimate if fallback is None else None,
             facts=facts or ModelFacts(),
             limits=limits or self.limits,
             pace=pace,
@@ -299,6 +299,7 @@ class Controller:
         )
 
     def _estimate(self, query: Query) -> tuple[Estimate | None, str | None]:
+        """Return the estimate and why it is not to be relied on, if it is not."""
         try:
             classifier = self.classifier()
             if classifier is None:
@@ -312,7 +313,7 @@ class Controller:
             logger.warning("classifier failed: %s: %s", type(error).__name__, error)
             return None, f"classifier failed: {type(error).__name__}: {error}"
         if estimate.confidence < self.min_confidence:
-            return None, f"estimate confidence {estimate.confidence:.2f} is below {self.min_confidence:g}"
+            return estimate, f"estimate confidence is below {self.min_confidence:g}"
         return estimate, None
 
     def _policy_hash(self, policy: Policy, estimate: Estimate | None) -> str:

@@ -298,6 +298,7 @@ class Decision:
     """A budget and everything that led to it.
 
     Attributes:
+        estimate: What the classifier said, also where ``fallback`` says that it was set aside.
         policy: The policy string that was asked for.
         policy_hash: Hash of the policy and of all it depends on.
         reasons: Short sentences, in the order in which they shaped the budget.

@@ -110,7 +110,7 @@ def test_a_decision_carries_the_estimate_and_what_to_expect():
     ("classifier", "said"),
     [
         (Fixed(error=RuntimeError("no weights")), "classifier failed: RuntimeError: no weights"),
-        (Fixed(confidence=0.2), "confidence 0.20 is below 0.5"),
+        (Fixed(confidence=0.2), "estimate confidence is below 0.5"),
         (None, "no classifier configured"),
         ("no-such-classifier", "classifier failed: ClassifierError"),
     ],

@@ -49,9 +49,11 @@ def load(
     Raises:
         ImportError: torch or transformers is not installed.
     """
+    import torch
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     source = folder or path()
     model = Qwen3ForCausalLM.from_pretrained(source, local_files_only=True)
-    model.to(device).eval()
+    torch.nn.Module.to(model, device)  # the override of transformers mistypes its argument
+    model.train(False)
     return model, AutoTokenizer.from_pretrained(source, local_files_only=True)

@@ -70,12 +70,14 @@ class Decoder:
         self, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, batch: int = 128
     ) -> None:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
-        self.open, self.shut = tokenizer.convert_tokens_to_ids([THINK, END_THINK])
+        self.open = int(tokenizer.vocab[THINK])
+        self.shut = int(tokenizer.vocab[END_THINK])
         self.close = list(tokenizer.encode(CLOSE_TEXT, add_special_tokens=False))
         self.values = tokenizer.convert_tokens_to_ids([f" {word}" for word in FIRST_WORDS])
         config = model.config
+        base: float = config.to_dict()["rope_parameters"]["rope_theta"]
         powers = torch.arange(0, config.head_dim, 2) / config.head_dim
-        angles = torch.arange(config.max_position_embeddings)[:, None] * 10_000.0**-powers
+        angles = torch.arange(config.max_position_embeddings)[:, None] * base**-powers
         angles = torch.cat((angles, angles), dim=-1)
         self.cos, self.sin = angles.cos().to(model.device), angles.sin().to(model.device)
 
@@ -125,13 +127,8 @@ class Decoder:
         lengths = torch.tensor([len(p) for p in prefixes], device=self.model.device)
         longest = int(lengths.max())
         ids = torch.tensor([p + [0] * (longest - len(p)) for p in prefixes], device=self.model.device)
-        shape = (
-            config.num_hidden_layers,
-            len(ids),
-            config.num_key_value_heads,
-            longest + room,
-            config.head_dim,
-        )
+        heads = config.num_key_value_heads or config.num_attention_heads
+        shape = (config.num_hidden_layers, len(ids), heads, longest + room, config.head_dim)
         cache = Cache(
             keys=self.cos.new_zeros(shape),
             values=self.cos.new_zeros(shape),

@@ -127,7 +127,8 @@ def walk(rng: random.Random, level: int) -> Problem:
         else (f"What is the first number below {below}?", f"Which number below {below} comes first?")
     )
     picks = rng.choice(("starts with", "picks", "begins with"))
-    steps, number = [], start
+    steps: list[str] = []
+    number = start
     while number >= below:
         after = halve_or_triple(number)
         steps.append(f"Step {len(steps) + 1}: {number} is {'odd' if number % 2 else 'even'}, so {after}.")

@@ -24,7 +24,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,7 +55,9 @@ class Muon(torch.optim.Optimizer):
             state = self.state[matrix]
             if not state:
                 state["momentum"] = torch.zeros_like(matrix)
-            state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-            directions.append(matrix.grad.lerp(state["momentum"], group["momentum"]))  # Nesterov
+            gradient = matrix.grad
+            assert gradient is not None  # the caller chose matrices that have one
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(state["momentum"], group["momentum"]))  # Nesterov
         for matrix, update in zip(matrices, orthogonalize(torch.stack(directions)), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)

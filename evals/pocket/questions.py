@@ -10,8 +10,9 @@ import hashlib
 import random
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from budgetctl.evals.pocket.families import FAMILIES, LEVELS, Problem
@@ -68,10 +69,18 @@ def think(problem: Problem, mood: int) -> str:
     return "\n".join(parts)
 
 
-def stream(split: Split, *, seed: int = 0) -> Iterator[Worked]:
-    """Yield the endless stream of worked questions of a split, families and levels in equal shares."""
+def stream(
+    split: Split, *, seed: int = 0, shares: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Worked]:
+    """Yield the endless stream of worked questions of a split.
+
+    Args:
+        split: ``train``, ``calibration`` or ``test``.
+        seed: Another seed gives another stream of the same split.
+        shares: How often a family comes for once of the others; levels have equal shares.
+    """
     rng = random.Random(f"{split}-{seed}")
-    cells = [(family, level) for family in FAMILIES for level in LEVELS]
+    cells = [(f, level) for f in FAMILIES for level in LEVELS for _ in range(shares.get(f, 1))]
     while True:
         rng.shuffle(cells)
         for family, level in cells:

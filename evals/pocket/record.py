@@ -30,7 +30,7 @@ def first_answer(decoder: Decoder, thinking: list[int]) -> int | None:
     """Return after how many thinking tokens an answer is first stated, or None if it never is."""
     said = ""
     for used, token in enumerate(thinking, 1):
-        said += decoder.tokenizer.decode([token])
+        said += str(decoder.tokenizer.decode([token]))
         if STATED.search(said):
             return used
     return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CLOSES = (TRANSITION_CLOSE, TRANSITION_CLOSE, CLOSE_TEXT, f"{END_THINK}\n\n")
 FULL, CUT = 0.3, 0.5
-"""Shares of full and of cut thinking; the rest answers without thinking."""
+"""Shares of full and (usually) of cut thinking; the rest answers without thinking."""
 
 
 EVEN: dict[str, int] = {}
@@ -40,14 +40,16 @@ def _cut(worked: Worked, encode: dict[str, list[int]], rng: random.Random, *, la
     return rng.randint(first if late else 0, whole)
 
 
-def _sample(worked: Worked, encode: dict[str, list[int]], rng: random.Random, *, late: bool) -> Sample:
+def _sample(
+    worked: Worked, encode: dict[str, list[int]], rng: random.Random, *, late: bool, share: float
+) -> Sample:
     thinking, answer, prompt = (
         encode[t] for t in (worked.thinking, worked.question.answer, worked.question.text)
     )
     kind = rng.random()
     if kind < FULL:
         parts = [(prompt, False), (encode[THINK] + thinking + encode[f"\n{END_THINK}\n\n"] + answer, True)]
-    elif kind < FULL + CUT:
+    elif kind < FULL + share:
         cut = _cut(worked, encode, rng, late=late)
         close = encode[rng.choice(CLOSES)]
         # Where the cut falls is not the model's choice, so it does not learn to write the close.
@@ -67,6 +69,7 @@ def samples(
     pool: int,
     shares: Mapping[str, int] = EVEN,
     late: bool = False,
+    cut: float = CUT,
 ) -> list[Sample]:
     """Return the ``pool``-th set of ``n`` training samples of a seed.
 
@@ -77,6 +80,7 @@ def samples(
         pool: Which set.
         shares: How often a family comes for once of the others.
         late: Whether the cuts that may fall anywhere fall after the first statement of the answer only.
+        cut: Share of cut thinking; with ``FULL`` at most 1.
     """
     rng = random.Random(f"samples-{seed}-{pool}")
     worked = list(islice(stream("train", seed=seed * 1_000_003 + pool + 1, shares=shares), n))
@@ -94,7 +98,7 @@ def samples(
         texts[item.question.answer] = f"The answer is {item.question.answer}.<|im_end|>"
     rows = tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
     encode = dict(zip(texts, rows, strict=True))
-    return [_sample(item, encode, rng, late=late) for item in worked]
+    return [_sample(item, encode, rng, late=late, share=cut) for item in worked]
 
 
 def batches(pool: list[Sample], *, tokens: int, rng: random.Random) -> Iterator[list[Sample]]:

@@ -38,10 +38,10 @@ def test_questions_are_different_and_reproducible() -> None:
     assert len({q.id for q in drawn}) == 400
 
 
-def test_families_and_levels_have_equal_shares() -> None:
+def test_families_and_levels_have_about_equal_shares() -> None:
     cells = Counter((q.family, q.level) for q in questions("test", 800))
     assert len(cells) == len(FAMILIES) * len(LEVELS)
-    assert max(cells.values()) - min(cells.values()) <= 2
+    assert max(cells.values()) - min(cells.values()) <= 4
 
 
 def test_thinking_states_the_answer_before_it_checks_again() -> None:

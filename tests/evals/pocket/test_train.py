@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,17 @@ from budgetctl.evals.pocket import load
 from budgetctl.evals.pocket.muon import orthogonalize
 from budgetctl.evals.pocket.samples import samples
 from budgetctl.evals.pocket.tokenizer import build
-from budgetctl.evals.pocket.train import Recipe, Trainer, train
+from budgetctl.evals.pocket.train import Recipe, Stage, Trainer, train
 
-TINY = Recipe(tokens=20_000, width=32, layers=1, inner=32, batch_tokens=1024, pool=48, checkpoint_every=5)
+TINY = Recipe(
+    stages=(Stage(tokens=12_000, rate=3e-3), Stage(tokens=8_000, rate=1e-3, hard=True, late=True)),
+    width=32,
+    layers=1,
+    inner=32,
+    batch_tokens=1024,
+    pool=48,
+    checkpoint_every=5,
+)
 
 
 def same(a: Path, b: Path) -> bool:
@@ -34,10 +43,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
-    short = {"tokens": 2000, "width": 32, "layers": 1, "inner": 32, "batch_tokens": 1024, "pool": 16}
-    train(tmp_path / "a", Recipe(seed=0, **short))
-    train(tmp_path / "b", Recipe(seed=1, **short))
-    assert not same(tmp_path / "a", tmp_path / "b")
+    for seed in (0, 1):
+        train(tmp_path / str(seed), replace(TINY, seed=seed, stages=(Stage(tokens=2000, rate=3e-3),)))
+    assert not same(tmp_path / "0", tmp_path / "1")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -68,3 +76,12 @@ def test_newton_schulz_brings_singular_values_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
         assert values.min() > 0.5
         assert values.max() < 1.5
+
+
+def test_the_rate_falls_within_a_stage_and_rises_with_the_next() -> None:
+    trainer = Trainer(TINY)
+    rates = {}
+    for trainer.seen in (3000, 11_900, 13_000, 19_900):
+        rates[trainer.seen] = trainer._rate()
+    assert rates[3000] > rates[13_000] > rates[11_900] > 0
+    assert rates[13_000] > rates[19_900] > 0
