@@ -18,23 +18,40 @@ SAFETY = 1.645
 """Standard errors of coverage added to the level of a group: it is covered with 95 % probability."""
 
 
-def classes(logits: Array, allowed: Array, *, steps: int = 2000, rate: float = 0.02) -> tuple[float, Array]:
-    """Return the temperature and class biases that maximise the likelihood (Guo et al. 2017, Platt scaling).
+def classes(out: Array, allowed: Array) -> tuple[Array, Array]:
+    """Return temperature and class biases per kind, which maximise the likelihood (Guo et al. 2017).
 
-    A light pull towards (1, 0) keeps a class that calibration never saw from running away.
+    Questions are grouped by the kind they are taken for, as in :func:`shifts`; what makes one kind unsure
+    must not make another, where all is certain, look as if thinking might help it. A light pull of each
+    group towards the whole, and of that towards (1, 0), keeps a class never seen from running away.
     """
-    theta = np.zeros(5)
+    logits, taken_for = out[:, :4], out[:, 12:].argmax(axis=1)
+    whole = _scaling(logits, allowed, np.zeros(5))
+    found = np.tile(whole, (out.shape[1] - 12, 1))
+    for kind in range(len(found)):
+        used = taken_for == kind
+        if used.sum() >= MIN_GROUP:
+            found[kind] = _scaling(logits[used], allowed[used], whole)
+    return np.exp(found[:, 0]), found[:, 1:]
+
+
+def _scaling(
+    logits: Array, allowed: Array, towards: Array, *, steps: int = 2000, rate: float = 0.02
+) -> Array:
+    """Return (log temperature, four biases) by Adam."""
+    theta = towards.copy()
     mean, square = np.zeros(5), np.zeros(5)
     for step in range(1, steps + 1):
         scaled = logits * math.exp(-theta[0])
         p = softmax(scaled + theta[1:])
         posterior = p * allowed
         g = p - posterior / posterior.sum(axis=1, keepdims=True)
-        grad = np.concatenate(([-(g * scaled).sum(axis=1).mean()], g.mean(axis=0))) + theta / len(logits)
+        grad = np.concatenate(([-(g * scaled).sum(axis=1).mean()], g.mean(axis=0)))
+        grad += (theta - towards) / len(logits)
         mean += 0.1 * (grad - mean)
         square += 0.001 * (grad * grad - square)
         theta -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-9)
-    return math.exp(theta[0]), theta[1:]
+    return theta
 
 
 def conformal_level(q: float, n: int, *, safety: float = 0.0) -> float:

@@ -3,12 +3,12 @@
     hidden = relu([sum of the known n-grams' rows / sqrt(n), standardised dense features] @ W + b)
     four classes (right in both ways, only with thinking, only without, in neither) -> p_off, p_full
     four quantiles each of log(1 + tokens) of ``settled`` and ``natural``
-    which kind of training question it looks like -> the correction of these quantiles
+    which kind of training question it looks like -> which calibration holds
 
-The classes are calibrated (temperature and biases) and the quantiles conformalised (Romano et al. 2019) on
-questions that took no part in training. ``confidence`` is how much the query looks like those: the share of
-its n-grams that occur in training, and how far its dense features lie outside their range. Weights are one
-``.npz`` file: plain arrays and a JSON header, never pickled objects.
+The classes are calibrated (temperature and biases) and the quantiles conformalised (Romano et al. 2019), kind
+by kind, on questions that took no part in training. ``confidence`` is how much the query looks like those:
+the share of its n-grams that occur in training, and how far its dense features lie outside their range.
+Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ ARRAYS: dict[str, int] = {
     "hidden_bias": 1,
     "heads": 2,
     "heads_bias": 1,
-    "temperature": 0,
-    "class_bias": 1,
+    "temperature": 1,
+    "class_bias": 2,
     "shift": 3,
     "familiar": 0,
 }
@@ -142,7 +142,7 @@ class LinearClassifier:
         self._bias = wide["hidden_bias"] - wide["centre"] @ self._dense
         self._low, self._high = wide["low"], wide["high"]
         self._heads, self._heads_bias = wide["heads"], wide["heads_bias"]
-        self._inverse_temperature = 1.0 / float(wide["temperature"])
+        self._inverse_temperature = (1.0 / wide["temperature"]).tolist()
         self._class_bias = wide["class_bias"].tolist()
         self._shift = wide["shift"].tolist()
         self._familiar = float(wide["familiar"])
@@ -168,9 +168,9 @@ class LinearClassifier:
         bag = self._rows.take(rows, axis=0).sum(axis=0) / math.sqrt(len(rows) or 1)
         hidden = np.maximum(bag + clipped @ self._dense + self._bias, 0.0)
         out: list[float] = (hidden @ self._heads + self._heads_bias).tolist()
-        p_off, p_full = self._probabilities(out[:4])
-        kinds = out[12:]
-        shift = self._shift[kinds.index(max(kinds))]
+        kind = max(range(12, len(out)), key=out.__getitem__) - 12
+        p_off, p_full = self._probabilities(out[:4], kind)
+        shift = self._shift[kind]
         settled = _tokens(out[4:8], shift[0])
         # Thinking ends after it has settled.
         natural = [max(pair) for pair in zip(settled, _tokens(out[8:12], shift[1]), strict=True)]
@@ -197,8 +197,9 @@ class LinearClassifier:
         once[found] = True
         return once.nonzero()[0], len(found) / len(hashes)
 
-    def _probabilities(self, logits: list[float]) -> tuple[float, float]:
-        scaled = [x * self._inverse_temperature + b for x, b in zip(logits, self._class_bias, strict=True)]
+    def _probabilities(self, logits: list[float], kind: int) -> tuple[float, float]:
+        sharpness, bias = self._inverse_temperature[kind], self._class_bias[kind]
+        scaled = [x * sharpness + b for x, b in zip(logits, bias, strict=True)]
         top = max(scaled)
         both, only_full, only_off, neither = [math.exp(x - top) for x in scaled]
         total = both + only_full + only_off + neither

@@ -64,8 +64,8 @@ def train(
     }
     out = fit.forward({k: arrays[k].astype(np.float32) for k in params}, _inputs(held, known, scaler))
     labels = fit.labels(calibration, kinds)
-    temperature, bias = calibrate.classes(out[:, :4], labels.classes)
-    arrays |= {"temperature": np.float32(temperature), "class_bias": bias.astype(np.float32)}
+    temperature, bias = calibrate.classes(out, labels.classes)
+    arrays |= {"temperature": temperature.astype(np.float32), "class_bias": bias.astype(np.float32)}
     arrays["shift"] = calibrate.shifts(out, labels, strata).astype(np.float32)
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     header = Header(

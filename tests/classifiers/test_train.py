@@ -111,6 +111,20 @@ def test_the_conformal_level_asks_for_more_when_there_is_less_to_learn_from() ->
     assert calibrate.conformal_level(0.95, 5) == 1.0
 
 
+def test_doubts_about_one_kind_are_not_doubts_about_another() -> None:
+    """One kind always comes out right in both ways, the other half of the time; the network cannot tell."""
+    certain = np.arange(400) < 200
+    out = np.zeros((400, 14))
+    out[:, 0] = 1.0
+    out[certain, 12] = out[~certain, 13] = 1.0
+    allowed = np.zeros((400, 4))
+    allowed[np.arange(400), np.where(certain | (np.arange(400) % 2 == 0), 0, 1)] = 1.0
+    temperature, bias = calibrate.classes(out, allowed)
+    p = fit.softmax(out[0, :4] / temperature[:, None] + bias)
+    assert p[0, 1] < 0.01
+    assert p[1, 1] == pytest.approx(0.5, abs=0.05)
+
+
 def test_every_level_of_a_kind_is_covered_not_only_the_mix() -> None:
     """200 questions of one kind, a quarter of them hard: these need four times what is predicted."""
     hard = np.arange(200) % 4 == 0
