@@ -72,7 +72,7 @@ def by_question(rows: Iterable[Row]) -> list[Recorded]:
 
 
 def _share(rows: Sequence[Row]) -> str:
-    return f"{fmean(row['correct'] for row in rows):.2f}"
+    return f"{fmean(row['correct'] for row in rows):.3f}"
 
 
 def _line(label: str, group: list[Recorded]) -> str:
@@ -115,13 +115,14 @@ def _families() -> str:
 
 
 def _trained(facts: dict[str, Any]) -> str:
-    where = f"{facts['threads']} CPU threads" if facts["device"] == "cpu" else f"one {facts['device']}"
-    return (
-        f"{facts['parameters']:,} parameters ({facts['layers']} layers, {facts['width']} wide), trained from "
-        f"scratch on {facts['tokens_seen']:,} tokens of generated questions in "
-        f"{facts['seconds'] / 60:.0f} minutes on {where} "
-        f"({facts['tokens_seen'] / facts['seconds']:,.0f} tokens/s, torch {facts['torch']})"
-    )
+    threads = f"at most {facts['threads']} CPU threads of a shared machine"
+    where = threads if facts["device"] == "cpu" else f"one {facts['device']}"
+    sizes = f"({facts['layers']} layers, {facts['width']} wide)"
+    minutes, speed = facts["seconds"] / 60, facts["tokens_seen"] / facts["seconds"]
+    return f"""\
+It has {facts["parameters"]:,} parameters {sizes} and was trained from scratch on
+{facts["tokens_seen"]:,} tokens of generated questions,
+in {minutes:.0f} minutes on {where} ({speed:,.0f} tokens/s, torch {facts["torch"]}), by"""
 
 
 def render(rows: Iterable[Row], facts: dict[str, Any]) -> str:
@@ -131,13 +132,19 @@ def render(rows: Iterable[Row], facts: dict[str, Any]) -> str:
     means = {cell: fmean(q.natural["reasoning_tokens"] for q in group) for cell, group in cells.items()}
     low, high = min(means, key=lambda c: means[c]), max(means, key=lambda c: means[c])
     late = [row for q in asked for row in q.cut_after]
+    kept = [row for q in asked for row in q.cut_after if q.natural["correct"]]
     return f"""\
 # {NAME}
 
 A language model of the Qwen3 architecture that thinks about small word problems in plain English and
-then answers them. {_trained(facts)}:
+then answers them.
+
+{_trained(facts)}
 
     python -m budgetctl.evals.pocket.train --out DIR --seed {facts["seed"]}
+
+Sums in another order round differently, so a run is repeated bit for bit only with the same number of threads
+throughout, which this one did not have: a new run gives a model like it.
 
 It is a test bench and a first run, not evidence about real models. It knows the eight families below, in
 the words it was trained on, and nothing else. Words outside its vocabulary become `<unk>`.
@@ -159,9 +166,9 @@ answer" is the share of thinking tokens that follow the first statement of an an
 
 {_table("all", {"all": asked})}
 
-When the thinking is cut after it has stated an answer, {_share(late)} of the final answers are right
-({len(late)} cuts). The shortest cell thinks {means[low]:.0f} tokens on average ({low}), the longest
-{means[high]:.0f} ({high}).
+When the thinking is cut after it has stated an answer, {_share(late)} of the final answers are right; where
+full thinking is right too, {_share(kept)} of {len(kept)}. The shortest cell thinks
+{means[low]:.0f} tokens on average ({low}), the longest {means[high]:.0f} ({high}).
 
 ### By family
 
