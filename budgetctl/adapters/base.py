@@ -46,6 +46,21 @@ THINKING = (
 )
 """Every parameter by which a caller may have set the amount of thinking."""
 
+_GRAMMARS = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "json_schema",
+    "regex",
+    "ebnf",
+    "grammar",
+    "structural_tag",
+)
+"""Parameters that give the answer a form: OpenAI's own and those of vLLM, SGLang and llama.cpp."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
@@ -94,14 +109,15 @@ class Writer:
     pinned: list[str] = field(default_factory=list)
 
     def get(self, path: str) -> Any:
-        """Return what the call says at ``path``, in the body or in ``extra_body``; None where nothing."""
-        found = _dig(self.params, path)
-        return _dig(self.params.get("extra_body"), path) if found is None else found
+        """Return what the call says at ``path``, in ``extra_body``, which wins, or in the body; else None."""
+        found = _dig(self.params.get("extra_body"), path)
+        return _dig(self.params, path) if found is None else found
 
     def put(self, path: str, value: Any, strength: Strength) -> None:
         """Write one control, where the call already has it or where the dialect's SDK takes it."""
         head = path.partition(".")[0]
-        if head not in self.dialect.standard and head not in self.params:
+        elsewhere = head not in self.dialect.standard and head not in self.params
+        if elsewhere or head in (self.params.get("extra_body") or ()):
             path = f"extra_body.{path}"
         _plant(self.params, path, value)
         self.controls.append(
@@ -137,7 +153,7 @@ def render(
         live: The caller of this function watches the stream and can close it and continue.
     """
     writer = Writer(dialect=dialect, capability=capability, params=dict(params), caller_values=caller_values)
-    live = live and budget.stop != "none" and capability.continuation is not None and steerable(params)
+    live = live and capability.continuation is not None and steerable(params)
     asked = [path for path in THINKING if writer.get(path) is not None]
     limits = [name for name in dialect.limits if writer.get(name) is not None]
     if caller_values == "pin":
@@ -160,11 +176,10 @@ def steerable(params: Mapping[str, Any]) -> bool:
 
     A cut next to a tool call or a grammar breaks their syntax, so there only the engine may cut.
     """
+    params = {**params, **(params.get("extra_body") or {})}
     return (
-        not params.get("tools")
-        and not params.get("functions")
-        and params.get("response_format") is None
-        and not params.get("logprobs")
+        not any(params.get(name) for name in ("tools", "functions", "logprobs"))
+        and all(params.get(name) is None for name in _GRAMMARS)
         and (params.get("n") or 1) == 1
     )
 
@@ -210,6 +225,8 @@ def _effort(writer: Writer, level: str) -> None:
         return
     if level not in effort.levels:
         writer.unsupported.append(f"effort:{level}")
+        if level not in EFFORTS:
+            return  # nobody knows what it is weaker than
         weaker = [one for one in effort.levels if _rank(one) <= _rank(level)]
         level = weaker[-1] if weaker else effort.levels[0]
     _level(writer, level)
@@ -226,13 +243,13 @@ def _level(writer: Writer, level: str) -> None:
 def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> None:
     capability = writer.capability
     assert budget.reasoning_tokens is not None
-    limit = writer.get(limits[0]) if limits else None
+    limit = (_number(writer.get(limits[0])) if limits else None) or None
     reserve = budget.answer_tokens or capability.answer_tokens or ANSWER_TOKENS
     cap = fit_cap(budget.reasoning_tokens, limit=limit, reserve=reserve)
     engine = capability.cap if writer.dialect.engine_controls else None
     if engine is not None:
         for path in engine.parameters:
-            own = writer.get(path)
+            own = _number(writer.get(path))
             writer.put(path, cap if own is None else min(cap, own), engine.strength)
         if not engine.parameters:
             writer.act("logits", cap, engine.strength)
@@ -245,6 +262,15 @@ def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> No
     default = capability.default_output_tokens
     if limit is None and default is not None and need > default and _caps(writer):
         writer.put(capability.output_limit, need, "hard")
+
+
+def _number(value: Any) -> int | None:
+    """Return a count that the caller gave, in whatever type; None for none, or below zero, for no limit."""
+    try:
+        number = -1 if value is None else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None  # the server's to refuse
+    return number if number >= 0 else None
 
 
 def _caps(writer: Writer) -> bool:

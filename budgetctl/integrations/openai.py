@@ -213,7 +213,7 @@ class _Request:
     def _continuation(self, session: Session) -> Continuation | None:
         capability = session.capability.without(self.setup.broken.get(self._place, frozenset()))
         render_prompt = self.setup.render_prompt
-        if not session.enforcing or not steerable({**self.params, **self.params.get("extra_body", {})}):
+        if not session.enforcing or not steerable(self.params):
             return None
         if not Continuation.possible(capability, self.messages, render_prompt=render_prompt):
             return None

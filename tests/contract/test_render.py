@@ -137,10 +137,51 @@ def test_what_acts_on_the_stream_is_named_only_where_someone_watches():
 
 
 @pytest.mark.parametrize(
-    "own", [{"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"n": 2}, {"logprobs": True}]
+    "own",
+    [
+        {"tools": [{}]},
+        {"response_format": {"type": "json_object"}},
+        {"n": 2},
+        {"logprobs": True},
+        {"extra_body": {"n": 2}},
+        {"extra_body": {"tools": [{}]}},
+        {"extra_body": {"guided_json": {}}},
+        {"extra_body": {"structured_outputs": {"json": {}}}},
+        {"extra_body": {"regex": "a+"}},
+    ],
 )
 def test_nothing_of_ours_cuts_next_to_tools_grammars_or_choices(own: dict[str, Any]):
     assert "abort_continue" not in names(chat(Budget(reasoning_tokens=100), SERVED, live=True, **own))
+
+
+def test_a_cap_and_a_deadline_act_whatever_the_stop_preset():
+    rendered = chat(Budget(reasoning_tokens=100, deadline_s=5, stop="none"), SERVED, live=True)
+    assert names(rendered) == {"abort_continue": "hard", "deadline": "hard"}
+
+
+def test_what_the_caller_put_into_extra_body_wins_on_the_wire_and_so_is_what_is_lowered():
+    own = {"reasoning_effort": "high"}
+    rendered = chat(Budget(effort="low"), GPT5, caller_values="ceiling", extra_body=own)
+    assert rendered.params["extra_body"] == {"reasoning_effort": "low"}
+    assert "reasoning_effort" not in {k for k in rendered.params if k != "extra_body"}
+
+
+def test_a_level_that_nobody_knows_is_not_taken_for_the_highest():
+    rendered = chat(Budget(effort="loww"), GPT5)
+    assert (rendered.controls, rendered.unsupported) == ((), ("effort:loww",))
+
+
+@pytest.mark.parametrize("limit", [-1, 0, "many", None])
+def test_a_limit_that_limits_nothing_does_not_shrink_the_cap(limit: Any):
+    rendered = chat(Budget(reasoning_tokens=500), QWEN, max_tokens=limit)
+    assert rendered.params["extra_body"] == {"thinking_token_budget": 500}
+
+
+@pytest.mark.parametrize(("own", "sent"), [("300", 300), (-1, 500), (0, 0), (900, 500)])
+def test_a_ceiling_reads_the_callers_cap_in_whatever_form(own: Any, sent: int):
+    extra = {"thinking_token_budget": own}
+    rendered = chat(Budget(reasoning_tokens=500), QWEN, caller_values="ceiling", extra_body=extra)
+    assert rendered.params["extra_body"] == {"thinking_token_budget": sent}
 
 
 def test_sampling_is_never_touched():
