@@ -193,7 +193,7 @@ class ChatChannels(_Content):
         """Return the events of one chunk."""
         events: list[Event] = []
         for choice in chunk.get("choices") or ():
-            if choice.get("index", 0) == 0:
+            if not choice.get("index"):
                 events += self._choice(choice)
         if chunk.get("usage"):
             events.append(self._usage(chunk["usage"]))

@@ -19,7 +19,7 @@ from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_bod
 from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
 from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive, Send
 from budgetctl.engine.ledger import Ledger
-from budgetctl.engine.opening import OnBroken, open_call, status, unchanged
+from budgetctl.engine.opening import OnBroken, brief, open_call, status, unchanged
 from budgetctl.engine.transcript import Counter, Transcript
 from budgetctl.errors import AnswerTruncated
 from budgetctl.guard import Guard, Opening, Step
@@ -84,7 +84,7 @@ class ChatCall:
         carried = [c for c in session.controls if c.name != STOP and c.strength != "none"]
         self._steerable = steerable(session.caller_params)
         # Of several choices, or with logprobs, nothing can be replaced without breaking the response.
-        own = session.caller_params
+        own = {**session.caller_params, **(session.caller_params.get("extra_body") or {})}
         whole = (own.get("n") or 1) == 1 and not own.get("logprobs")
         self._guard = Guard(ours=bool(carried) and whole, time_left=self._time_left)
 
@@ -98,8 +98,9 @@ class ChatCall:
             self._finish(StopReason.CALLER)
             raise
         except BaseException as error:
-            self._note(f"{type(error).__name__}: {error}")
-            self._finish(StopReason.ERROR)
+            self._note(brief(error))
+            # What is no Exception is a cancelled task or an interrupt: the caller wants no more.
+            self._finish(StopReason.ERROR if isinstance(error, Exception) else StopReason.CALLER)
             raise
 
     def _call(self) -> Machine:
@@ -123,7 +124,7 @@ class ChatCall:
             body = self._codec.dump(response)
             self._hear(body)
             self._ignored_cap()
-            if not self._missing():
+            if not self._missing() or not body.get("choices"):  # an error in disguise is the caller's to see
                 self._finish()
                 yield Emit(response)
                 return
@@ -134,14 +135,17 @@ class ChatCall:
         """Bring an answer about if there is none yet, and end the call."""
         if self._evidence is not None:
             yield from self._try(Step.CONTINUE)
+        first = self._ledger.first
+        # Closing a thought that never began, or a response of nothing at all, would only switch thinking off.
+        came = first.heard or first.finish is not None
         while self._missing():
             step = self._guard.next(
-                can_continue=self._continuation is not None,
-                can_switch_off=self._session.capability.off is not None and self._steerable,
+                can_continue=self._continuation is not None and first.heard,
+                can_switch_off=self._session.capability.off is not None and self._steerable and came,
             )
             if step is Step.GIVE_UP:
                 raise AnswerTruncated(
-                    "the model gave no answer: " + "; ".join([*self._notes, *self._guard.steps]),
+                    "the model gave no answer: " + "; ".join(self._notes or self._guard.steps),
                     reasoning="\n\n".join(self._thoughts) or self._ledger.first.reasoning,
                 )
             yield from self._try(step)
@@ -193,7 +197,7 @@ class ChatCall:
         except Exception as error:
             if self._criterion is not None or self._guard.ours:
                 logger.warning("watching ended: %s: %s", type(error).__name__, error)
-                self._note(f"watching ended: {type(error).__name__}: {error}")
+                self._note(f"watching ended: {brief(error)}")
             self._criterion, self._guard.ours = None, False
 
     def _settle(self) -> None:
@@ -247,6 +251,8 @@ class ChatCall:
         if not self._changed:
             self._changed = True
             self._thoughts = [self._transcript.reasoning]
+            if self._evidence is None:
+                self._note(f"no answer came: {step}")
         else:
             self._note(str(step))
         if step is Step.CONTINUE and self._continuation is not None:
@@ -266,7 +272,7 @@ class ChatCall:
         except Exception as error:
             if step is Step.OWN or not self._transcript.empty:
                 raise
-            self._note(f"not {step}: {type(error).__name__}: {error}")
+            self._note(f"not {step}: {brief(error)}")
             if step is Step.CONTINUE:
                 self._continuation = None
                 if status(error) in MISSING:
@@ -318,10 +324,17 @@ class ChatCall:
     def _again(self, params: Mapping[str, Any]) -> Machine:
         """Call the model once more and show its answer as part of the same response."""
         self._begin()
+        if not self._stream:  # as the caller called: a server may do what is asked of it only so
+            body = self._codec.dump((yield Send(path=CHAT, params=params, stream=False)))
+            self._labels.learn(body, reasoning=False)
+            self._tell(self._transcript.feed(body))
+            self._assembled.join(body)
+            return
         handle = yield Send(path=CHAT, params=self._asked_whole(params), stream=True)
         try:
             while (chunk := (yield Receive(handle))) is not None:
                 body = self._codec.dump(chunk)
+                self._labels.learn(body, reasoning=False)
                 self._tell(self._transcript.feed(body))
                 if (part := self._labels.relabel(body)) is not None:
                     yield from self._show(part)

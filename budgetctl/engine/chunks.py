@@ -100,6 +100,12 @@ class Assembler:
             for key, value in (choice.get("delta") or {}).items():
                 self._merge(key, value)
 
+    def join(self, completion: Mapping[str, Any]) -> None:
+        """Take another whole completion: its message goes on where the first one ended."""
+        choices = completion.get("choices") or [{}]
+        for key, value in (choices[0].get("message") or {}).items():
+            self._merge(key, value)
+
     def completion(self) -> dict[str, Any]:
         """Return what came together."""
         choice = {"index": 0, "message": self._message, "finish_reason": self._finish, "logprobs": None}
@@ -129,8 +135,9 @@ class Assembler:
 
     def _tools(self, calls: Any) -> None:
         known: list[dict[str, Any]] = self._message.setdefault("tool_calls", [])
-        for call in calls:
-            at = call.get("index", 0)
+        for position, call in enumerate(calls):
+            at = call.get("index")
+            at = position if at is None else at  # whole messages have no index
             while len(known) <= at:
                 known.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
             function = call.get("function") or {}

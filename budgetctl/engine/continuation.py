@@ -103,7 +103,7 @@ def output_limit(params: Mapping[str, Any]) -> int | None:
     """Return the output limit of a chat call."""
     limit = params.get("max_completion_tokens")
     limit = params.get("max_tokens") if limit is None else limit
-    return limit if isinstance(limit, int) else None
+    return limit if isinstance(limit, int) and limit > 0 else None  # llama.cpp: -1 is no limit
 
 
 def chatml(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -23,6 +23,12 @@ def status(error: BaseException) -> Any:
     return getattr(error, "status_code", None)
 
 
+def brief(error: BaseException) -> str:
+    """Name an error for the records. Not its message: servers quote the prompt in theirs."""
+    code = status(error)
+    return type(error).__name__ if code is None else f"{type(error).__name__} (HTTP {code})"
+
+
 def unchanged(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Send parameters as they are."""
     return params

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive
-from budgetctl.engine.opening import OnBroken, open_call
+from budgetctl.engine.opening import OnBroken, brief, open_call
 from budgetctl.engine.transcript import Transcript
 from budgetctl.types import StopReason, Timing
 
@@ -56,6 +56,7 @@ class PassingCall:
         self._on_broken = on_broken
         self._controls = session.controls
         self._notes: list[str] = []
+        self._deaf = False
 
     def run(self) -> Machine:
         """Drive the call. Emits the stream's events, or the one response, all untouched."""
@@ -67,8 +68,9 @@ class PassingCall:
             self._finish(StopReason.CALLER)
             raise
         except BaseException as error:
-            self._notes.append(f"{type(error).__name__}: {error}")
-            self._finish(StopReason.ERROR)
+            self._notes.append(brief(error))
+            # What is no Exception is a cancelled task or an interrupt: the caller wants no more.
+            self._finish(StopReason.ERROR if isinstance(error, Exception) else StopReason.CALLER)
             raise
 
     def _call(self) -> Machine:
@@ -97,6 +99,8 @@ class PassingCall:
 
     def _hear(self, item: Any, *, whole: bool = False) -> None:
         """Take an event or a whole response in; a fault of ours ends the watching and not the call."""
+        if self._deaf:
+            return
         try:
             body = self._dump(item)
             if body is None:
@@ -106,7 +110,9 @@ class PassingCall:
             for event in events:
                 self._session.controller.callbacks.emit("on_delta", event)
         except Exception as error:
-            self._notes.append(f"watching ended: {type(error).__name__}: {error}")
+            logger.warning("watching ended: %s: %s", type(error).__name__, error)
+            self._notes.append(f"watching ended: {brief(error)}")
+            self._deaf = True
 
     def _finish(self, stop: StopReason | None = None) -> None:
         ended = StopReason.LENGTH if self._transcript.finish == "length" else StopReason.NATURAL

@@ -83,13 +83,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, seen: Seen) -> None:
         refused = sorted(set(self.server.refuses) & set(seen.body))
         if refused:
-            self._json({"error": {"message": f"unknown field {refused}"}}, status=400)
+            self._json({"error": {"message": f"unknown field {refused} in {seen.body}"}}, status=400)
+        elif self.server.scenario == "error in disguise":
+            self._json({"error": {"message": "no provider is free"}})
         elif seen.path == "/completions":
             if self.server.scenario == "no completions":
                 self._json({"error": {"message": "no such route"}}, status=404)
             else:
                 self._stream(seen, self._raw(seen))
-        elif seen.body.get("stream"):
+        elif seen.body.get("stream") and self.server.scenario != "never streams":
             self._stream(seen, self._chat(seen))
         else:
             self._whole(seen)
@@ -144,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunk(self, delta: dict[str, Any], *, finish: str | None = None) -> dict[str, Any]:
         head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-        return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+        index = None if self.server.scenario == "no index" else 0
+        return {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
 
     def _usage(self, thought: int, answer: int, *, prompt: int = 10) -> dict[str, Any]:
         total = thought + answer

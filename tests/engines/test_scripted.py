@@ -318,6 +318,49 @@ def test_a_server_that_refuses_the_callers_own_parameter_is_not_asked_twice_for_
     assert len(server.seen) == 1
 
 
+def test_what_a_server_says_about_the_prompt_is_not_recorded(make: Make, tmp_path: Any):
+    with serving(refuses=("messages", "input")) as server:  # and it quotes the body in its error
+        sdk = OpenAI(base_url=server.url, api_key="x", max_retries=0)
+        client = wrap(sdk, policy="cap:50", endpoint="vllm", classifier=None, sink=tmp_path / "o.jsonl")
+        for call in (client.chat.completions.create, client.chat.completions.with_raw_response.create):
+            with pytest.raises(openai.BadRequestError, match="What is it"):
+                call(model=QWEN, messages=MESSAGES)
+    text = (tmp_path / "o.jsonl").read_text()
+    assert text.count("BadRequestError (HTTP 400)") == 2
+    assert "What is it" not in text
+
+
+def test_a_server_that_cannot_stream_still_answers_who_did_not_ask_for_a_stream(server: Scripted, make: Make):
+    server.scenario = "never streams"
+    client = make("cap:500", endpoint="sglang")  # a cap that may not be kept is watched, so it is streamed
+    reply = client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert server.seen[0].body["stream"]
+    assert [one.path for one in server.seen] == ["/chat/completions"] * 2, (
+        "no thought came that could be closed"
+    )
+    assert server.seen[1].body == {"model": QWEN, "messages": MESSAGES}, "the caller's own call"
+    assert reply.id == "chatcmpl-1"
+    assert (
+        budgetctl.outcome(reply).fallback == "no answer came: called again with the caller's own parameters"
+    )
+
+
+def test_a_body_without_choices_is_handed_on_as_it_came(server: Scripted, make: Make):
+    server.scenario = "error in disguise"
+    reply = make(endpoint="vllm").chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.error["message"] == "no provider is free"  # type: ignore[attr-defined]
+    assert len(server.seen) == 1
+    assert not budgetctl.outcome(reply).answered
+
+
+def test_choices_without_an_index_are_read(server: Scripted, make: Make):
+    server.scenario = "no index"
+    stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    seen = shown(stream)
+    assert (seen.content, len(seen.reasoning.split())) == (TEXT, 55)
+
+
 def test_a_stream_that_breaks_raises_the_providers_own_error(server: Scripted, make: Make):
     server.scenario = "broken"
     stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
@@ -446,6 +489,8 @@ async def test_leaving_an_async_stream_closes_the_upstream(slow: Scripted, how: 
             del stream, consume
         closed = await asyncio.to_thread(slow.seen[0].done.wait, 10)
         assert closed
+        if how != "drop":
+            assert budgetctl.outcome(stream).stop.reason is StopReason.CALLER
         assert slow.seen[0].closed_by_client
 
 
