@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from budgetctl.types import StopReason, Usage
 
 _WRAPPERS = ("response", "body", "completion", "result", "output")
 _DURATIONS = {"_s": 1.0, "_sec": 1.0, "_seconds": 1.0, "_ms": 1e-3}
+_MOST = 1e15
+"""Above every count, time and cost that a call can have."""
 _DURATION_NAMES = ("e2e", "latency", "duration", "elapsed", "response_time")
 
 
@@ -69,23 +72,28 @@ def read(paths: Iterable[Path]) -> Iterator[Line]:
     """
     for path in paths:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, text in enumerate(file, start=1):
-                if text.strip():
-                    yield _line(text, where=f"{path}:{number}")
+            number = 0
+            try:
+                for number, text in enumerate(file, start=1):
+                    if text.strip():
+                        yield _line(text, where=f"{path}:{number}")
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                why = f"the file cannot be read from here on: {error}"
+                yield Line(kind="unknown", where=f"{path}:{number + 1}", why=why)
 
 
 def _line(text: bytes, *, where: str) -> Line:
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         torn = not text.endswith(b"\n")
         return Line(kind="unknown", where=where, why="a torn last line" if torn else "not JSON")
     try:
         if _is_feedback(row):
             Feedback.read(row)
             return Line(kind="feedback", where=where)
-        return Line(kind="call", where=where, call=parse(row))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        return Line(kind="call", where=where, call=_checked(parse(row)))
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         return Line(
             kind="unknown", where=where, why=str(error).splitlines()[0] if str(error) else repr(error)
         )
@@ -109,6 +117,20 @@ def parse(row: Any) -> Call:
     if shape == "response" or isinstance(row.get("output"), list):
         return _response(row)
     return _wrapped(row)
+
+
+def _checked(call: Call) -> Call:
+    """Refuse what no call can have: one such line would spoil the sums of all the others."""
+    usage = call.usage
+    counts = (usage.prompt_tokens, usage.reasoning_tokens, usage.answer_tokens, usage.output_tokens)
+    for value in (*counts, call.thinking_s, call.e2e_s, call.cost_usd):
+        if value is not None and not 0 <= value < _MOST:
+            raise ValueError(f"a count, time or cost out of range: {str(value)[:40]}")
+    if call.model is None:
+        return call
+    if not isinstance(call.model, str):
+        raise ValueError(f"a model that is no name: {call.model!r:.40}")
+    return replace(call, model=call.model.encode(errors="replace").decode())
 
 
 def _is_feedback(row: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,43 @@ def test_several_files_and_gzip_read_alike(tmp_path):
     plain.write_text(json.dumps(chat()) + "\n\n")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert [line.where for line in logs.read([plain, packed])] == [f"{plain}:1", f"{packed}:1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps(chat(usage={"prompt_tokens": math.inf, "completion_tokens": 3})),
+        json.dumps(chat(usage={"prompt_tokens": 10**400, "completion_tokens": 3})),
+        json.dumps(chat(usage={"prompt_tokens": 3, "completion_tokens": -3})),
+        json.dumps(chat(latency_s=math.nan)),
+        json.dumps(chat(latency_ms=math.inf)),
+        json.dumps(chat(model=5)),
+        json.dumps(chat(model=["a"])),
+        "[" * 100_000 + "]" * 100_000,
+        '{"response":' * 900 + json.dumps(chat()) + "}" * 900,
+    ],
+    ids=lambda line: line[:8] + line[-60:][:20],
+)
+def test_a_line_with_what_no_call_can_have_costs_that_line_only(tmp_path: Path, line: str):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{line}\n{json.dumps(chat())}\n")
+    bad, good = logs.read([path])
+    assert (bad.kind, good.kind) == ("unknown", "call")
+    assert bad.why
+
+
+def test_a_torn_gzip_file_gives_what_is_whole_and_says_so(tmp_path: Path):
+    path = tmp_path / "log.jsonl.gz"
+    lines = "".join(json.dumps(chat(latency_s=n)) + "\n" for n in range(2000))
+    path.write_bytes(gzip.compress(lines.encode())[:-100])
+    *calls, last = logs.read([path])
+    assert len(calls) > 100
+    assert {line.kind for line in calls} <= {"call"}
+    assert (last.kind, "cannot be read from here on" in last.why) == ("unknown", True)
+
+
+def test_a_model_name_that_no_file_can_hold_is_made_one_that_it_can(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(chat(model="gpt\ud800")))
+    [line] = logs.read([path])
+    assert line.call.model == "gpt?"
