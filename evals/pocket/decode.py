@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from budgetctl.evals.pocket.families import COLOURS, WEEKDAYS
@@ -70,8 +71,8 @@ class Decoder:
         self, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, batch: int = 128
     ) -> None:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
-        self.open = int(tokenizer.vocab[THINK])
-        self.shut = int(tokenizer.vocab[END_THINK])
+        self.open = int(tokenizer.get_vocab()[THINK])
+        self.shut = int(tokenizer.get_vocab()[END_THINK])
         self.close = list(tokenizer.encode(CLOSE_TEXT, add_special_tokens=False))
         self.values = tokenizer.convert_tokens_to_ids([f" {word}" for word in FIRST_WORDS])
         config = model.config
@@ -87,7 +88,7 @@ class Decoder:
         shown = self.tokenizer.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
         )
-        return list(self.tokenizer.encode(shown, add_special_tokens=False))
+        return list(self.tokenizer.encode(str(shown), add_special_tokens=False))
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of ids without the chat's own markers."""
@@ -104,7 +105,7 @@ class Decoder:
         used = int(at.max()) + 1
         seen = (torch.arange(used, device=ids.device) <= at[..., None])[:, None]
         row = torch.arange(rows, device=ids.device)[:, None]
-        model = self.model.model
+        model: Any = self.model.model  # torch types submodules as tensors
         x = model.embed_tokens(ids)
         for i, layer in enumerate(model.layers):
             block, eps = layer.self_attn, self.model.config.rms_norm_eps

@@ -77,8 +77,8 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCa
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=int(tokenizer.get_vocab()["<|im_end|>"]),
+        pad_token_id=int(tokenizer.get_vocab()["<|endoftext|>"]),
     )
     return Qwen3ForCausalLM(config)
 
