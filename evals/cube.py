@@ -12,9 +12,17 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeVar, cast
+from typing import IO, Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from budgetctl.errors import EvalError
 from budgetctl.types import Budget
@@ -33,6 +41,14 @@ class CubeBudget(BaseModel):
 
     kind: Kind
     value: int | str | None = None
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> Self:
+        if self.kind == "tokens" and not (isinstance(self.value, int) and self.value >= 0):
+            raise ValueError("a budget of kind tokens has a whole number from 0")
+        if self.kind == "effort" and not isinstance(self.value, str):
+            raise ValueError("a budget of kind effort has the name of a level")
+        return self
 
     @classmethod
     def of(cls, budget: Budget) -> CubeBudget:

@@ -276,9 +276,12 @@ def replay(
 
     Raises:
         ConfigError: The policy does not parse.
+        ClassifierError: The policy needs the classifier, and it cannot be loaded.
         EvalError: The recording cannot answer for a budget that the policy gave.
     """
     sighted = Controller(policy, classifier=classifier, limits=limits)
+    if sighted.policy.needs_estimate:
+        sighted.classifier()  # a live call falls back when it is broken; a measurement of that means nothing
     blind = Controller(policy, classifier=None, limits=limits)
     results = []
     for trace in recording.traces:

@@ -58,6 +58,9 @@ def test_writing_refuses_unknown_fields_and_keeps_the_old_file(tmp_path):
     [
         ('{"dataset": "d", "quest', "not a JSON object: EOF while parsing"),
         ("[1, 2]", "row: "),
+        (json.dumps({**LINE, "budget": {"kind": "tokens"}}), "budget: .* a whole number from 0"),
+        (json.dumps({**LINE, "budget": {"kind": "tokens", "value": -3}}), "budget: .* a whole number from 0"),
+        (json.dumps({**LINE, "budget": {"kind": "effort", "value": 3}}), "budget: .* the name of a level"),
         (json.dumps({**LINE, "correct": "yes"}), "correct: .*seen 'yes'"),
         (json.dumps({**LINE, "reasoning_tokens": -3}), "reasoning_tokens: .*seen -3"),
         (json.dumps({**LINE, "e2e_s": float("nan")}), "e2e_s: "),

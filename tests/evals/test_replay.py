@@ -1,7 +1,7 @@
 import pytest
 from budgetctl.evals.replay import PESSIMISTIC, Recording, replay, speed_profile
 
-from budgetctl.errors import EvalError
+from budgetctl.errors import ClassifierError, EvalError
 from budgetctl.types import ModelFacts, Pace
 
 from .worlds import Oracle, curve, row, world
@@ -145,6 +145,16 @@ def test_a_classifier_chooses_per_question_from_the_text():
     by_question = {r.question_id: r for r in run(rows, "quantile:0.9", classifier=Oracle())}
     assert by_question["made-up/easy"].reasoning_tokens == 0
     assert by_question["made-up/hard"].reasoning_tokens == 80
+
+
+def test_a_broken_classifier_ends_the_replay_of_a_policy_that_needs_it(tmp_path):
+    broken = tmp_path / "weights.npz"
+    broken.write_bytes(b"PK")
+    recording = Recording.of(curve("a", settled=20, natural=40))
+    pace = Pace(ttft_s=0.5, s_per_token=0.02)
+    with pytest.raises(ClassifierError, match=r"weights\.npz"):
+        replay(recording, "quantile:0.9", classifier=str(broken), pace=pace)
+    assert len(replay(recording, "full", classifier=str(broken), pace=pace)) == 1
 
 
 def test_a_question_without_text_gets_no_estimate_and_keeps_full_thinking():
