@@ -22,7 +22,7 @@ from budgetctl.types import Pace
 
 ORACLE = "oracle"
 ORACLE_LABEL = "cheapest right budget per question, known afterwards (chance-inflated: max over budgets)"
-MOST_CAPS = 20
+MOST_CAPS = 100
 """Recordings with more different caps than this were cut at places of each trace's own."""
 CAP_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -46,15 +46,14 @@ def fixed_curve(
     Args:
         recording: What was recorded.
         pace: The speed profile.
-        caps: The grid; None takes the caps that were recorded, or chooses from the natural lengths where
-            those differ from question to question.
+        caps: The grid; None takes recorded caps near quantiles of the natural lengths.
     """
     lengths = [
         length
         for trace in recording.traces
         if (length := _known(trace.natural.reasoning_tokens, trace.natural.output_tokens)) is not None
     ]
-    grid = (_recorded_caps(recording) or cap_grid(lengths)) if caps is None else sorted(set(caps))
+    grid = _recorded(recording, cap_grid(lengths)) if caps is None else sorted(set(caps))
     if len(lengths) < len(recording.traces):
         grid = []
     runs = {"full": replay(recording, Full(), pace=pace)}
@@ -65,15 +64,13 @@ def fixed_curve(
     return runs
 
 
-def _recorded_caps(recording: Recording) -> list[int]:
-    """Return the caps at which every trace was cut, as far as it was longer; empty where there are none."""
-    values = {
-        int(row.budget.value)
-        for t in recording.traces
-        for row in t.coupled
-        if row.budget and row.budget.value
-    }
-    return sorted(values) if len(values) <= MOST_CAPS else []
+def _recorded(recording: Recording, grid: Sequence[int]) -> list[int]:
+    """Return the recorded caps nearest to ``grid``; ``grid`` itself where every trace has caps of its own."""
+    rows = [row.budget for trace in recording.traces for row in trace.coupled if row.budget is not None]
+    recorded = {int(budget.value) for budget in rows if budget.value}
+    if not recorded or len(recorded) > MOST_CAPS:
+        return list(grid)
+    return sorted({min(recorded, key=lambda cap: (abs(cap - wanted), cap)) for wanted in grid})
 
 
 def _known(first: int | None, second: int | None) -> int | None:

@@ -20,7 +20,7 @@ from budgetctl.evals.pocket import NAME, load
 from budgetctl.evals.pocket.decode import Decoder, Reply, Thought
 from budgetctl.evals.pocket.questions import Question, Split, grade, questions, read_answer
 
-CAPS = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+CAPS = (0, *range(8, 128, 8), *range(128, 256, 16), *range(256, 449, 32))
 STATED = re.compile(r"So the answer is \w+\.")
 ANSWER_TOKENS = 12
 """Room for a forced answer; the model's own are at most 8 tokens long."""
