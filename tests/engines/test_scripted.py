@@ -318,9 +318,9 @@ def test_a_server_that_refuses_the_callers_own_parameter_is_not_asked_twice_for_
     assert len(server.seen) == 1
 
 
-def test_what_a_server_says_about_the_prompt_is_not_recorded(make: Make, tmp_path: Any):
-    with serving(refuses=("messages", "input")) as server:  # and it quotes the body in its error
-        sdk = OpenAI(base_url=server.url, api_key="x", max_retries=0)
+def test_what_a_server_says_about_the_prompt_is_not_recorded(tmp_path: Any):
+    quoting = serving(refuses=("messages", "input"))
+    with quoting as server, OpenAI(base_url=server.url, api_key="x", max_retries=0) as sdk:
         client = wrap(sdk, policy="cap:50", endpoint="vllm", classifier=None, sink=tmp_path / "o.jsonl")
         for call in (client.chat.completions.create, client.chat.completions.with_raw_response.create):
             with pytest.raises(openai.BadRequestError, match="What is it"):
