@@ -64,15 +64,6 @@ class Labels:
     kinds: Array
     """questions x kinds: 1 for the kind it is; all 0 where that is not known from training."""
 
-    def where(self, used: Array) -> Labels:
-        """Return the labels of the questions that are ``used``."""
-        return Labels(
-            classes=self.classes[used],
-            tokens=self.tokens[used],
-            weights=self.weights[used],
-            kinds=self.kinds[used],
-        )
-
 
 @dataclass(slots=True)
 class Scaler:

@@ -37,7 +37,6 @@ class Example:
     dataset: str
     model: str
     kind: str
-    level: str
     text: str
     off: bool | None
     full: bool
@@ -53,20 +52,23 @@ class Example:
 def read(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
     """Return the examples of recordings (JSON lines, ``.gz`` or plain), in the order they are found.
 
+    Rows of one question belong together within a file; another file may record it in other words.
+
     Raises:
         ClassifierError: A line is no JSON object, or nothing can be learnt from the files.
     """
-    groups: dict[tuple[str, str, str, int], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Path, str, str, str, int], list[Mapping[str, Any]]] = {}
     for path in map(Path, paths):
         for row in _rows(path):
             key = (
+                path,
                 str(row["dataset"]),
                 str(row["question_id"]),
                 str(row["model"]),
                 int(row.get("sample") or 0),
             )
             groups.setdefault(key, []).append(row)
-    examples = [e for key, rows in groups.items() if (e := _example(key, rows)) is not None]
+    examples = [e for key, rows in groups.items() if (e := _example(key[1:], rows)) is not None]
     if not examples:
         seen = ", ".join(map(str, paths))
         raise ClassifierError(f"{seen}: no question with its text and a natural row to learn from")
@@ -110,7 +112,6 @@ def _example(key: tuple[str, str, str, int], rows: list[Mapping[str, Any]]) -> E
         dataset=dataset,
         model=model,
         kind=str(end.get("subject") or end.get("cluster") or ""),
-        level=str(end.get("level") or ""),
         text=text,
         off=None if off is None else bool(off),
         full=full,

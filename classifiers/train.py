@@ -50,7 +50,6 @@ def train(
                 f"{side}: {len(examples)} examples; at least {MIN_QUESTIONS} questions are needed"
             )
     kinds = sorted({e.kind for e in training})
-    strata = np.array([e.level for e in calibration])
     encoded = fit.encode(training)
     known = fit.vocabulary(encoded, recipe)
     scaler = fit.Scaler.of(np.array([dense for _, dense in encoded]))
@@ -66,7 +65,7 @@ def train(
     labels = fit.labels(calibration, kinds)
     temperature, bias = calibrate.classes(out, labels.classes)
     arrays |= {"temperature": temperature.astype(np.float32), "class_bias": bias.astype(np.float32)}
-    arrays["shift"] = calibrate.shifts(out, labels, strata).astype(np.float32)
+    arrays["shift"] = calibrate.shifts(out, labels).astype(np.float32)
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     header = Header(
         name=name,

@@ -35,7 +35,7 @@ POCKET_POLICIES = (
     "cap:128",
     "cap:192",
     "quantile:0.9",
-    "quantile:0.97",
+    "quantile:0.99",
     "auto",
 )
 

