@@ -127,7 +127,7 @@ def vocabulary(encoded: Sequence[tuple[Array, Array]], recipe: Recipe) -> Array:
 
 def inputs(encoded: Sequence[tuple[Array, Array]], known: Array, scaler: Scaler) -> Inputs:
     """Return the matrices that the network reads."""
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # scipy ships no types
+    from scipy.sparse import csr_matrix
 
     index, starts, values = [], [0], []
     for hashes, _ in encoded:

@@ -92,8 +92,13 @@ def _use(row: PolicyRow, margin: float) -> str:
 
 
 def _use_fixed(row: PolicyRow, choosing: list[PolicyRow], margin: float) -> str:
-    rivals = ", ".join(r.policy for r in choosing)
-    opening = f"Do not use {rivals} here: no lift over a fixed cap was shown. " if choosing else ""
+    lossy = ", ".join(r.policy for r in choosing if not _passes(r, margin))
+    idle = ", ".join(r.policy for r in choosing if _passes(r, margin))
+    opening = ""
+    if lossy:
+        opening += f"Do not use {lossy} here: losing more than {100 * margin:g} points was not ruled out. "
+    if idle:
+        opening += f"Do not use {idle} here: no lift over a fixed cap was shown. "
     return opening + _use(row, margin)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -41,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        print(f"budgetctl {args.command}: {error}", file=sys.stderr)
+        return 2
+    except Exception:  # a crash is no verdict: exit code 1 means that the result says no
+        traceback.print_exc()
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -53,7 +60,7 @@ def _missing(error: ModuleNotFoundError) -> str:
         "openai": "openai",
         "matplotlib": "evals",
         "tqdm": "evals",
-        "sklearn": "train",
+        "scipy": "train",
     }
     extra = extras.get((error.name or "").partition(".")[0])
     if extra is None:

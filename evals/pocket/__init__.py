@@ -6,6 +6,8 @@ evidence about real models. Importing this package does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +55,22 @@ def load(
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     source = folder or path()
-    model = Qwen3ForCausalLM.from_pretrained(source, local_files_only=True)
+    with _quiet():
+        model = Qwen3ForCausalLM.from_pretrained(source, local_files_only=True)
     torch.nn.Module.to(model, device)  # the override of transformers mistypes its argument
     model.train(False)
     return model, AutoTokenizer.from_pretrained(source, local_files_only=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the bar that transformers draws while loading: here it would only flash by."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -143,8 +143,9 @@ then answers them.
 
     python -m budgetctl.evals.pocket.train --out DIR --seed {facts["seed"]}
 
-Sums in another order round differently, so a run is repeated bit for bit only with the same number of threads
-throughout, which this one did not have: a new run gives a model like it.
+The four stages of the recipe were added while it was being trained, each resumed from the end of the one
+before, on one thread or two as the machine allowed. Sums in another order round differently, so a new run
+gives a model like it, not the same bits.
 
 It is a test bench and a first run, not evidence about real models. It knows the eight families below, in
 the words it was trained on, and nothing else. Words outside its vocabulary become `<unk>`.
