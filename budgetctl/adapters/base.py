@@ -220,7 +220,7 @@ def _off(writer: Writer) -> None:
 def _effort(writer: Writer, level: str) -> None:
     """Write a level, or the nearest weaker one that the model has."""
     effort = writer.capability.effort
-    if effort is None:
+    if effort is None or (level != "none" and _silent(writer)):
         writer.unsupported.append(f"effort:{level}")
         return
     if level not in effort.levels:
@@ -236,8 +236,16 @@ def _level(writer: Writer, level: str) -> None:
     """Write a level that the model has, never above what the caller set."""
     effort = writer.capability.effort
     own = writer.get(writer.dialect.effort)
-    if effort is not None and (own is None or _rank(level) < _rank(own)):
+    if effort is None or (level != "none" and _silent(writer)):
+        return
+    if own is None or _rank(level) < _rank(own):
         writer.put(writer.dialect.effort, level, effort.strength)
+
+
+def _silent(writer: Writer) -> bool:
+    """Whether the model does not think unless it is asked to, and the caller has not asked."""
+    effort = writer.capability.effort
+    return effort is not None and effort.default == "none" and writer.get(writer.dialect.effort) is None
 
 
 def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> None:

@@ -61,6 +61,16 @@ def test_a_cap_never_switches_on_a_model_that_does_not_think_by_default():
     assert "reasoning_effort" not in chat(Budget(reasoning_tokens=1000), GPT51).params
 
 
+@pytest.mark.parametrize("level", ["low", "high", "xhigh"])
+def test_no_level_switches_on_a_model_that_does_not_think_by_default(level: str):
+    rendered = chat(Budget(effort=level), GPT51)
+    assert rendered.params == {"model": "m", "messages": MESSAGES}
+    assert rendered.unsupported == (f"effort:{level}",)
+    assert chat(Budget(effort="none"), GPT51).params["reasoning_effort"] == "none"
+    asked = chat(Budget(effort="low"), GPT51, caller_values="ceiling", reasoning_effort="high")
+    assert asked.params["reasoning_effort"] == "low", "the caller has switched it on"
+
+
 def test_off_uses_the_switch_and_keeps_what_else_the_caller_put_there():
     own = {"chat_template_kwargs": {"tone": "dry"}}
     rendered = chat(Budget(reasoning_tokens=0), QWEN, extra_body=own)
