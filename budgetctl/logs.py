@@ -147,8 +147,8 @@ def _outcome(row: Outcome) -> Call:
     thinking = None
     if row.reasoning_tokens == 0:
         thinking = 0.0
-    elif row.ttft_s is not None and row.ttfo_s is not None:
-        thinking = row.ttfo_s - row.ttft_s
+    elif row.ttft_s is not None and row.ttfo_s is not None and row.ttfo_s > row.ttft_s:
+        thinking = row.ttfo_s - row.ttft_s  # no difference: it was not delivered, and nobody saw how long
     failed = row.stop.reason is StopReason.ERROR
     return Call(
         model=row.model,

@@ -200,6 +200,12 @@ def test_an_outcome_row_has_measured_seconds_of_thinking():
     assert call == Call(model="m", usage=TOKENS, thinking_s=4.0, e2e_s=5.0, cost_usd=0.01)
 
 
+def test_how_long_hidden_thinking_took_is_unknown():
+    """Nothing of it is delivered, so the first token is the answer's."""
+    row = made(timing=Timing(ttft_s=4.5, ttfo_s=4.5, e2e_s=5.0))
+    assert logs.parse(as_row(row)).thinking_s is None
+
+
 def test_no_thinking_took_no_time():
     row = made(usage=Usage(reasoning_tokens=0, answer_tokens=3), timing=Timing())
     assert logs.parse(as_row(row)).thinking_s == 0.0
