@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from budgetctl.evals import pocket
 from budgetctl.evals.live import LiveQuestion, Suite
 from budgetctl.evals.results import Result
 
-from budgetctl.capabilities import Table
+from budgetctl.capabilities import Table, guess_endpoint
 from budgetctl.errors import AnswerTruncated, EvalError
 from budgetctl.policy import Situation
 from budgetctl.types import Budget, Usage
@@ -148,7 +149,7 @@ class EndpointBackend:
         import budgetctl
 
         self.model = model
-        self.facts = Table.load().lookup(model, endpoint or "openai-compatible").facts()
+        self.facts = Table.load().lookup(model, endpoint or guess_endpoint(base_url)).facts()
         self.settings: Mapping[str, Any] = {"base_url": base_url, "endpoint": endpoint}
         self._grader = grader
         key = os.environ.get("OPENAI_API_KEY", "none")
@@ -165,6 +166,7 @@ class EndpointBackend:
         import budgetctl
 
         client = self._client.with_policy(_Given(budget))
+        failures: tuple[type[Exception], ...] = (OpenAIError, *_transport_errors())
         try:
             messages = [{"role": "user", "content": question.text}]
             # Streamed, since only a stream shows when the answer begins and can be cut on the way.
@@ -173,7 +175,7 @@ class EndpointBackend:
             outcome = budgetctl.outcome(stream)
         except AnswerTruncated as error:
             answer, outcome = "", budgetctl.outcome(error)
-        except OpenAIError as error:
+        except failures as error:
             raise EvalError(
                 f"question {question.id!r}: {type(error).__name__}: {error}; what was finished is kept, "
                 "the same command resumes"
@@ -194,6 +196,12 @@ class EndpointBackend:
             cost_usd=outcome.cost_usd,
             budget=budget,
         )
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """Return what a stream that breaks raises under SDKs that leave the transport's own error as it is."""
+    names = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name) is not None]
+    return tuple(importlib.import_module(name).HTTPError for name in names)
 
 
 def load_grader(name: str) -> Grader:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -121,7 +120,7 @@ class LiveRun:
         suite: What is asked of whom.
         policies: Policy strings, run one after another.
         out: The run folder.
-        seed: Seeds whatever in a run is random; part of the settings.
+        seed: What the questions were drawn with; part of the settings.
         batch_size: Questions per batch.
         classifier: What estimates: an object, a registered name, or None.
         progress: Told of every batch.
@@ -193,8 +192,6 @@ class LiveRun:
         controller = Controller(policy, classifier=self.classifier)
         backend = self.suite.backend
         for batch in _batches(left, size=self.batch_size):
-            # Seeded by what is asked, so a resumed run draws what an unbroken one would have drawn.
-            random.seed(f"{self.seed}|{batch[0].id}")
             pace = self._speeds.pace(self.suite.name, backend.model)
             decisions = [
                 controller.decide(

@@ -203,6 +203,39 @@ def test_live_on_an_endpoint_grades_caps_and_times_every_question(endpoint, caps
     assert full["modelled"] == []
 
 
+class Breaking:
+    """A client whose streams break with the transport's own error, as under SDKs that do not wrap it."""
+
+    def __init__(self, error):
+        self.error = error
+        self.chat = self.completions = self
+
+    def with_policy(self, policy):
+        return self
+
+    def create(self, **params):
+        yield from ()
+        raise self.error
+
+
+def test_a_stream_that_breaks_is_a_clear_fault(endpoint, capsys, monkeypatch):
+    transport = pytest.importorskip("httpx2")
+    monkeypatch.setattr("budgetctl.wrap", lambda *_, **__: Breaking(transport.ReadError("reset")))
+    assert main([*endpoint, "--policies", "full"]) == 2
+    assert "ReadError: reset; what was finished is kept" in capsys.readouterr().err
+
+
+def test_an_endpoint_is_known_by_its_url_as_wrap_knows_it():
+    pytest.importorskip("openai")
+    from budgetctl.evals.backends import EndpointBackend
+
+    def facts(url):
+        return EndpointBackend(base_url=url, model="gpt-5", grader=lambda answer, question: True).facts
+
+    assert "minimal" in facts("https://api.openai.com/v1").efforts
+    assert facts("http://127.0.0.1:9/v1").efforts == ()
+
+
 def test_an_endpoint_that_is_gone_is_a_clear_fault(endpoint, capsys):
     endpoint[endpoint.index("--base-url") + 1] = "http://127.0.0.1:9/v1"
     assert main([*endpoint, "--policies", "full"]) == 2
