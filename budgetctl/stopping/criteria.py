@@ -80,26 +80,24 @@ class ReasoningCap(_Composable):
 class Deadline(_Composable):
     """Stop when only the time to write the answer is left.
 
-    ``elapsed + answer_tokens * s_per_token + close_s >= seconds``. Until the stream's pace is measured only
+    ``elapsed + answer_tokens * s_per_token >= seconds``. Until the stream's pace is measured only
     the deadline itself counts.
 
     Args:
         seconds: From the start of the call to its end.
         answer_tokens: Tokens of answer to keep time for.
-        close_s: Seconds that ending the thought itself takes.
     """
 
     name = "deadline"
 
-    def __init__(self, seconds: float, *, answer_tokens: int = ANSWER_TOKENS, close_s: float = 0.0) -> None:
+    def __init__(self, seconds: float, *, answer_tokens: int = ANSWER_TOKENS) -> None:
         self.seconds = seconds
         self.answer_tokens = answer_tokens
-        self.close_s = close_s
 
     def observe(self, progress: Progress) -> Evidence | None:
         """Return evidence from the moment at which the reserve is all that is left."""
         answer_s = self.answer_tokens * (progress.s_per_token or 0.0)
-        if progress.elapsed_s + answer_s + self.close_s >= self.seconds:
+        if progress.elapsed_s + answer_s >= self.seconds:
             return Evidence(criterion=self.name, reason=StopReason.DEADLINE)
         return None
 

@@ -56,7 +56,7 @@ def test_cap_of_zero_stops_at_once_and_small_caps_have_no_grace() -> None:
 
 
 def test_deadline_keeps_the_time_to_answer() -> None:
-    deadline = Deadline(10, answer_tokens=100, close_s=0.5)
+    deadline = Deadline(10, answer_tokens=125)
     assert deadline.observe(progress(elapsed_s=7.4, s_per_token=0.02)) is None
     assert deadline.observe(progress(elapsed_s=7.5, s_per_token=0.02)) == Evidence(
         criterion="deadline", reason=StopReason.DEADLINE
