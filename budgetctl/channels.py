@@ -19,7 +19,7 @@ from .types import Event, EventKind, Usage
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
 
-_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 _REASONING_PARTS = ("thinking", "reasoning", "reasoning.text", "reasoning.summary")
 _SPACE = re.compile(r"\s*")
 
@@ -334,7 +334,7 @@ def _texts(delta: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return reasoning, content and refusal of a delta or message."""
     content = delta.get("content")
     parts: Sequence[Any] = content if isinstance(content, list) else ()
-    thoughts = [_parts_text(delta.get(field)) for field in _REASONING_FIELDS]
+    thoughts = [_parts_text(delta.get(field)) for field in REASONING_FIELDS]
     thoughts.append("".join(_part_text(p) for p in parts if _is_thought(p)))
     reasoning = ""
     for text in thoughts:

@@ -103,6 +103,7 @@ class Session:
         criterion: str | None = None,
         fallback: str | None = None,
         controls: Sequence[AppliedControl] | None = None,
+        measured: Timing | None = None,
     ) -> Outcome:
         """Record what happened and return it; a second call returns the first outcome.
 
@@ -114,10 +115,12 @@ class Session:
             criterion: Name of the criterion that ended thinking, if one did.
             fallback: What went wrong on the way and what was done instead.
             controls: The controls that really acted, if they differ from those that were sent.
+            measured: Times of the response itself, from which the speed is learned, if they differ from
+                ``timing``, which is what the caller saw.
         """
         if self.outcome is not None:
             return self.outcome
-        self._learn_speed(usage, timing)
+        self._learn_speed(usage, measured or timing)
         self.outcome = self._build(
             usage=usage,
             timing=timing,

@@ -8,19 +8,19 @@ ours shaped the call, it does what the guard says. A fault of its own never fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from budgetctl.adapters import openai_chat
-from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, STOP, steerable
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, OURS, STOP, steerable
 from budgetctl.channels import ChatChannels
 from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_body
 from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
-from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive, Send
+from budgetctl.engine.effects import CallerClosed, Effect, Emit, Machine, Send, read
 from budgetctl.engine.ledger import Ledger
-from budgetctl.engine.opening import OnBroken, brief, open_call, status, unchanged
-from budgetctl.engine.transcript import Counter, Transcript
+from budgetctl.engine.opening import OnBroken, brief, open_call, status
+from budgetctl.engine.transcript import Counter, Transcript, as_whole
 from budgetctl.errors import AnswerTruncated
 from budgetctl.guard import Guard, Opening, Step
 from budgetctl.stopping.criteria import Criterion
@@ -95,32 +95,36 @@ class ChatCall:
         except GeneratorExit:  # the shell is gone and takes its streams with it
             raise
         except CallerClosed:
-            self._finish(StopReason.CALLER)
+            self._finish(self._left())
             raise
         except BaseException as error:
             self._note(brief(error))
             # What is no Exception is a cancelled task or an interrupt: the caller wants no more.
-            self._finish(StopReason.ERROR if isinstance(error, Exception) else StopReason.CALLER)
+            self._finish(StopReason.ERROR if isinstance(error, Exception) else self._left())
             raise
 
     def _call(self) -> Machine:
         acts = {
             c.name for c in self._controls if c.name in (ABORT_CONTINUE, DEADLINE) and c.strength == "hard"
         }
-        streamed = self._streamed = self._stream or bool(acts and self._continuation is not None)
-        response, refused = yield from open_call(
+        watched = not self._stream and acts and self._continuation is not None
+        opened = yield from open_call(
             self._session,
             CHAT,
-            stream=streamed,
+            stream=self._stream,
             on_broken=self._on_broken,
-            edit=self._asked_whole if streamed and not self._stream else unchanged,
+            edit=self._asked_whole if watched else None,
         )
-        if refused is not None:
-            self._note(refused)
+        response, self._streamed = opened.response, opened.stream
+        if opened.refused is not None:
+            self._note(opened.refused)
             self._controls, self._criterion, self._guard.ours = (), None, False
-        if streamed:
+        if opened.stream:
             yield from self._watch(response)
-        else:
+        else:  # nobody sees it before it is whole
+            self._controls = tuple(
+                replace(c, strength="none") if c.name in OURS else c for c in self._controls
+            )
             body = self._codec.dump(response)
             self._hear(body)
             self._ignored_cap()
@@ -166,23 +170,19 @@ class ChatCall:
     def _watch(self, handle: Any) -> Machine:
         """Pass a stream through until it ends or a criterion fires. An ending without answer is held back."""
         holding = False
-        try:
-            while (chunk := (yield Receive(handle))) is not None:
-                body = self._codec.dump(chunk)
-                self._hear(body)
-                holding = holding or (self._transcript.finish is not None and self._missing())
-                if not holding:
-                    yield from self._show(body, chunk)
-                elif (rest := self._labels.relabel(body)) is not None:
-                    yield from self._show(rest)
-                if self._evidence is not None:
-                    break
-        except GeneratorExit:
-            raise
-        except BaseException:
-            yield Close(handle)
-            raise
-        yield Close(handle)
+
+        def take(chunk: Any) -> Generator[Effect, Any, bool]:
+            nonlocal holding
+            body = self._codec.dump(chunk)
+            self._hear(body)
+            holding = holding or (self._transcript.finish is not None and self._missing())
+            if not holding:
+                yield from self._show(body, chunk)
+            elif (rest := self._labels.relabel(body)) is not None:
+                yield from self._show(rest)
+            return self._evidence is not None
+
+        yield from read(handle, take)
         self._transcript.flush()
 
     def _hear(self, body: Mapping[str, Any]) -> None:
@@ -293,25 +293,23 @@ class ChatCall:
         if self._labels.inline and self._closes == 1:
             yield from self._show(self._labels.chunk(content=self._session.capability.close_text))
         opening = Opening()
-        try:
-            while (chunk := (yield Receive(handle))) is not None:
-                for event in self._listen_raw(chunk):
-                    if event.kind == "reasoning":
-                        yield from self._show(self._labels.chunk(reasoning=event.text))
-                    elif event.kind == "answer" and (text := opening.feed(event.text)):
-                        yield from self._show(self._labels.chunk(content=cue + text))
-                        cue = ""
-                if opening.rethinking:
-                    if self._guard.reclose():
-                        break
-                    yield from self._show(self._labels.chunk(content=cue + opening.release()))
+
+        def take(chunk: Any) -> Generator[Effect, Any, bool]:
+            nonlocal cue
+            for event in self._listen_raw(chunk):
+                if event.kind == "reasoning":
+                    yield from self._show(self._labels.chunk(reasoning=event.text))
+                elif event.kind == "answer" and (text := opening.feed(event.text)):
+                    yield from self._show(self._labels.chunk(content=cue + text))
                     cue = ""
-        except GeneratorExit:
-            raise
-        except BaseException:
-            yield Close(handle)
-            raise
-        yield Close(handle)
+            if opening.rethinking:
+                if self._guard.reclose():
+                    return True
+                yield from self._show(self._labels.chunk(content=cue + opening.release()))
+                cue = ""
+            return False
+
+        yield from read(handle, take)
         if opening.rethinking and transcript.finish is None:
             self._note("thinking began again after the close and was closed once more")
             transcript.reclassify()
@@ -331,19 +329,15 @@ class ChatCall:
             self._assembled.join(body)
             return
         handle = yield Send(path=CHAT, params=self._asked_whole(params), stream=True)
-        try:
-            while (chunk := (yield Receive(handle))) is not None:
-                body = self._codec.dump(chunk)
-                self._labels.learn(body, reasoning=False)
-                self._tell(self._transcript.feed(body))
-                if (part := self._labels.relabel(body)) is not None:
-                    yield from self._show(part)
-        except GeneratorExit:
-            raise
-        except BaseException:
-            yield Close(handle)
-            raise
-        yield Close(handle)
+
+        def take(chunk: Any) -> Machine:
+            body = self._codec.dump(chunk)
+            self._labels.learn(body, reasoning=False)
+            self._tell(self._transcript.feed(body))
+            if (part := self._labels.relabel(body)) is not None:
+                yield from self._show(part)
+
+        yield from read(handle, take)
         self._transcript.flush()
 
     def _show(self, body: Mapping[str, Any], chunk: Any = None) -> Machine:
@@ -404,9 +398,11 @@ class ChatCall:
     def _finish(self, stop: StopReason | None = None) -> None:
         """Record the outcome; a fault there is logged and costs the record, never the answer."""
         try:
+            timing = self._ledger.timing()
             self.outcome = self._session.finish(
                 usage=self._ledger.spent(),
-                timing=self._ledger.timing(streamed=self._streamed, shown=self._stream),
+                timing=timing if self._stream else as_whole(timing, answered=self._ledger.answered),
+                measured=timing if self._streamed else None,
                 stop=stop or self._reason(),
                 criterion=self._evidence.criterion if self._evidence is not None else None,
                 answered=self._ledger.answered,
@@ -415,6 +411,11 @@ class ChatCall:
             )
         except Exception:
             logger.warning("the outcome could not be recorded", exc_info=True)
+
+    def _left(self) -> StopReason | None:
+        """The caller wants no more; who leaves when all has been said has ended nothing."""
+        complete = self._transcript.finish is not None and not self._missing()
+        return None if complete else StopReason.CALLER
 
     def _reason(self) -> StopReason:
         """Why thinking ended."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from budgetctl.channels import REASONING_FIELDS
 from budgetctl.types import Usage
 
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _LABELS = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 

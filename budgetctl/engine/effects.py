@@ -11,7 +11,7 @@ What the provider or the transport raises is thrown into the machine at the effe
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +55,17 @@ class CallerClosed(BaseException):
 
     Not an Exception: no handler for the provider's errors may swallow it.
     """
+
+
+def read(handle: Any, take: Callable[[Any], Generator[Effect, Any, object]]) -> Machine:
+    """Give every chunk of a stream to ``take`` until it returns true, and close the stream in any case."""
+    try:
+        while (chunk := (yield Receive(handle))) is not None:
+            if (yield from take(chunk)):
+                break
+    except GeneratorExit:  # the shell is gone and takes its streams with it
+        raise
+    except BaseException:
+        yield Close(handle)
+        raise
+    yield Close(handle)

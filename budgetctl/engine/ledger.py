@@ -62,16 +62,8 @@ class Ledger:
             first += usage
         return first
 
-    def timing(self, *, streamed: bool, shown: bool) -> Timing:
-        """Return the times as the caller sees them: a whole answer comes when the call ends.
-
-        Args:
-            streamed: The responses were streams.
-            shown: The caller sees the stream.
-        """
+    def timing(self) -> Timing:
+        """Return the times at which the tokens of the responses came."""
         timings = [t.timing() for t in self._transcripts]
         answer = next((t.ttfo_s for t in timings if t.ttfo_s is not None), None)
-        end = timings[-1].e2e_s
-        if not streamed:
-            return Timing(ttfo_s=end, e2e_s=end)
-        return Timing(ttft_s=timings[0].ttft_s, ttfo_s=answer if shown else end, e2e_s=end)
+        return Timing(ttft_s=timings[0].ttft_s, ttfo_s=answer, e2e_s=timings[-1].e2e_s)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from budgetctl.adapters.base import OURS
 from budgetctl.engine.effects import Effect, Send
+from budgetctl.errors import brief as brief  # named here for the machines
 
 if TYPE_CHECKING:
     from budgetctl.session import Session
@@ -23,15 +25,19 @@ def status(error: BaseException) -> Any:
     return getattr(error, "status_code", None)
 
 
-def brief(error: BaseException) -> str:
-    """Name an error for the records. Not its message: servers quote the prompt in theirs."""
-    code = status(error)
-    return type(error).__name__ if code is None else f"{type(error).__name__} (HTTP {code})"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A response that has begun.
 
+    Attributes:
+        response: A handle to the stream, or the whole response.
+        stream: It is a stream.
+        refused: What of ours the server refused before; None when nothing.
+    """
 
-def unchanged(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Send parameters as they are."""
-    return params
+    response: Any
+    stream: bool
+    refused: str | None = None
 
 
 def open_call(
@@ -40,25 +46,27 @@ def open_call(
     *,
     stream: bool,
     on_broken: OnBroken,
-    edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = unchanged,
-) -> Generator[Effect, Any, tuple[Any, str | None]]:
-    """Send the budgeted parameters, and once the caller's own when the server refuses them.
+    edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> Generator[Effect, Any, Opened]:
+    """Send the budgeted parameters, and once exactly what the caller asked for when the server refuses them.
 
     Args:
-        edit: Last change to either set of parameters.
-
-    Returns:
-        The response, and what was refused; None when nothing was.
+        stream: The caller wants a stream.
+        edit: Turns the parameters of a whole call into those of a stream that is read for it.
     """
+    streamed = stream or edit is not None
+    params = session.params if edit is None else edit(session.params)
     try:
-        return (yield Send(path=path, params=edit(session.params), stream=stream)), None
+        return Opened(response=(yield Send(path=path, params=params, stream=streamed)), stream=streamed)
     except Exception as error:
-        if status(error) not in REFUSED or session.params == session.caller_params:
+        if status(error) not in REFUSED or params == session.caller_params:
             raise
-        names = frozenset(c.name for c in session.controls) - OURS
-        refused = (
-            f"HTTP {status(error)} on {', '.join(sorted(names))}: sent again with the caller's own parameters"
-        )
-    response = yield Send(path=path, params=edit(session.caller_params), stream=stream)
-    on_broken(names)  # only now is it known that the fault was in our parameters
-    return response, refused
+        names: frozenset[str] = frozenset()
+        if session.params != session.caller_params:
+            names = frozenset(c.name for c in session.controls) - OURS
+        seen = ", ".join([*sorted(names), *(["stream"] if streamed != stream else [])])
+        refused = f"HTTP {status(error)} on {seen}: sent again with the caller's own parameters"
+    response = yield Send(path=path, params=session.caller_params, stream=stream)
+    if names:
+        on_broken(names)  # only now is it known that the fault was in our parameters
+    return Opened(response=response, stream=stream, refused=refused)

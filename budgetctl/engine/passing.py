@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.engine.effects import CallerClosed, Close, Emit, Machine, Receive
+from budgetctl.engine.effects import CallerClosed, Emit, Machine, read
 from budgetctl.engine.opening import OnBroken, brief, open_call
-from budgetctl.engine.transcript import Transcript
-from budgetctl.types import StopReason, Timing
+from budgetctl.engine.transcript import Transcript, as_whole
+from budgetctl.types import StopReason
 
 if TYPE_CHECKING:
     from budgetctl.outcomes import Outcome
@@ -65,37 +65,32 @@ class PassingCall:
         except GeneratorExit:
             raise
         except CallerClosed:
-            self._finish(StopReason.CALLER)
+            self._finish(self._left())
             raise
         except BaseException as error:
             self._notes.append(brief(error))
             # What is no Exception is a cancelled task or an interrupt: the caller wants no more.
-            self._finish(StopReason.ERROR if isinstance(error, Exception) else StopReason.CALLER)
+            self._finish(StopReason.ERROR if isinstance(error, Exception) else self._left())
             raise
 
     def _call(self) -> Machine:
-        response, refused = yield from open_call(
+        opened = yield from open_call(
             self._session, self._path, stream=self._stream or self._raw_stream, on_broken=self._on_broken
         )
-        if refused is not None:
-            self._notes.append(refused)
+        if opened.refused is not None:
+            self._notes.append(opened.refused)
             self._controls = ()
-        if not self._stream:
-            self._hear(response, whole=True)
+        if self._stream:
+            yield from read(opened.response, self._pass)
             self._finish()
-            yield Emit(response)
-            return
-        try:
-            while (event := (yield Receive(response))) is not None:
-                self._hear(event)
-                yield Emit(event)
-        except GeneratorExit:
-            raise
-        except BaseException:
-            yield Close(response)
-            raise
-        yield Close(response)
-        self._finish()
+        else:
+            self._hear(opened.response, whole=True)
+            self._finish()
+            yield Emit(opened.response)
+
+    def _pass(self, event: Any) -> Machine:
+        self._hear(event)
+        yield Emit(event)
 
     def _hear(self, item: Any, *, whole: bool = False) -> None:
         """Take an event or a whole response in; a fault of ours ends the watching and not the call."""
@@ -114,18 +109,23 @@ class PassingCall:
             self._notes.append(f"watching ended: {brief(error)}")
             self._deaf = True
 
+    def _left(self) -> StopReason | None:
+        """The caller wants no more; who leaves when all has been said has ended nothing."""
+        return StopReason.CALLER if self._transcript.finish is None else None
+
     def _finish(self, stop: StopReason | None = None) -> None:
         ended = StopReason.LENGTH if self._transcript.finish == "length" else StopReason.NATURAL
         if self._session.budget.off and any(c.strength != "none" for c in self._controls):
             ended = StopReason.OFF
         timing = self._transcript.timing()
-        unread = self._notes and self._notes[-1] == "the response was not read"
+        unread = bool(self._notes) and self._notes[-1] == "the response was not read"
+        answered = unread or not self._transcript.empty
         try:
             self.outcome = self._session.finish(
                 usage=self._transcript.usage(visible=False),
-                timing=timing if self._stream else Timing(ttfo_s=timing.e2e_s, e2e_s=timing.e2e_s),
+                timing=timing if self._stream else as_whole(timing, answered=answered),
                 stop=stop or ended,
-                answered=bool(unread) or not self._transcript.empty,
+                answered=answered,
                 fallback="; ".join(self._notes) or None,
                 controls=self._controls,
             )

@@ -18,6 +18,11 @@ _MEASURED_FROM = 8
 _SHORT = 16
 
 
+def as_whole(timing: Timing, *, answered: bool) -> Timing:
+    """Return what the caller sees of ``timing`` when all comes at once: the answer, at the end."""
+    return Timing(ttfo_s=timing.e2e_s if answered else None, e2e_s=timing.e2e_s)
+
+
 class Channels(Protocol):
     """Reads one dialect's chunks; see ``budgetctl.channels``."""
 

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+from openai import NOT_GIVEN, AsyncOpenAI, AsyncStream, BaseModel, OpenAI, Stream
 from openai._constants import RAW_RESPONSE_HEADER
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
 from budgetctl.adapters import openai_chat, openai_responses
-from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, Rendered, steerable
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, CallerValues, Rendered, steerable
 from budgetctl.capabilities import ENDPOINTS, Capability, guess_endpoint
 from budgetctl.channels import ChatChannels, ResponsesChannels
-from budgetctl.controller import CallerValues, Controller
+from budgetctl.controller import Controller
 from budgetctl.engine import ChatCall, Continuation, Counter, PassingCall, Send, Transcript
 from budgetctl.engine.chat import CHAT
 from budgetctl.engine.continuation import COMPLETIONS, RenderPrompt
@@ -40,7 +40,7 @@ from budgetctl.integrations._openai_io import (
     SdkCodec,
     SyncShell,
 )
-from budgetctl.outcomes import Sink
+from budgetctl.outcomes import Sink, attach
 from budgetctl.policy import Policy
 from budgetctl.session import Session
 from budgetctl.stopping import Criterion, monitor
@@ -129,7 +129,7 @@ class Setup:
     render_prompt: RenderPrompt | None
     broken: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
-    def begin(self, client: Any, options: Any, *, stream: bool, stream_cls: Any) -> Call | None:
+    def begin(self, client: Any, options: Any, *, stream: bool) -> Call | None:
         """Decide for one request; None for what is no model call, and when a fault of ours forbids it."""
         body = options.json_data
         if options.method.lower() != "post" or not isinstance(body, Mapping):
@@ -243,7 +243,7 @@ class SyncBudgeted:
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Make one request under its budget."""
         plain = super().request  # type: ignore[misc]  # the client's own class comes next in the mro
-        call = self._budgetctl.begin(self, options, stream=stream, stream_cls=stream_cls)
+        call = self._budgetctl.begin(self, options, stream=stream)
         if call is None:
             return plain(cast_to, options, stream=stream, stream_cls=stream_cls)
         wire = Wire(cast_to, options, stream_cls or Stream[ChatCompletionChunk], Stream[Completion])
@@ -255,7 +255,7 @@ class SyncBudgeted:
         shell = SyncShell(call, post).start()
         if stream and not is_raw(options):
             return BudgetedStream.of(shell)
-        return wire.parsed(shell.whole())
+        return wire.parsed(shell.whole(), call)
 
     def with_policy(self, policy: str | Policy) -> Any:
         """Return a copy of this client under another policy.
@@ -276,7 +276,7 @@ class AsyncBudgeted:
     ) -> Any:
         """Make one request under its budget."""
         plain = super().request  # type: ignore[misc]  # the client's own class comes next in the mro
-        call = self._budgetctl.begin(self, options, stream=stream, stream_cls=stream_cls)
+        call = self._budgetctl.begin(self, options, stream=stream)
         if call is None:
             return await plain(cast_to, options, stream=stream, stream_cls=stream_cls)
         wire = Wire(cast_to, options, stream_cls or AsyncStream[ChatCompletionChunk], AsyncStream[Completion])
@@ -288,7 +288,7 @@ class AsyncBudgeted:
         shell = await AsyncShell(call, post).start()
         if stream and not is_raw(options):
             return AsyncBudgetedStream.of(shell)
-        return wire.parsed(await shell.whole())
+        return wire.parsed(await shell.whole(), call)
 
     def with_policy(self, policy: str | Policy) -> Any:
         """Return a copy of this client under another policy.
@@ -308,7 +308,9 @@ class Wire:
         self._stream_cls = stream_cls
         self._completion_cls = completion_cls
         self._sent = 0
-        self._unparsed = False
+        # Applied once, to what the caller gets: a parser that refuses a truncated answer would be ahead of
+        # the guard. A raw response parses itself when it is asked to.
+        self._parse = None if is_raw(options) else options.post_parser
 
     def request(self, send: Send) -> tuple[Any, Any, Any]:
         """Return what to cast to, the options and the stream class."""
@@ -318,16 +320,29 @@ class Wire:
         if self._sent:
             update["idempotency_key"] = None  # another request: the first one's key would replay its answer
         self._sent += 1
-        self._unparsed = send.stream
+        if self._parse is not None:
+            update["post_parser"] = NOT_GIVEN
         options = self._options.model_copy(update=update)
         if send.path == COMPLETIONS:
             return Completion, options, self._completion_cls
         return self._cast_to, options, self._stream_cls if send.stream else None
 
-    def parsed(self, result: Any) -> Any:
-        """Apply what the SDK applies to a whole response, to one that was put together here."""
-        parser = self._options.post_parser
-        return parser(result) if self._unparsed and callable(parser) else result
+    def parsed(self, result: Any, call: Call) -> Any:
+        """Apply what the SDK applies to a whole response: the caller's own model comes out of it."""
+        if not callable(self._parse):
+            return result
+        try:
+            parsed = self._parse(result)
+        except Exception as error:
+            if call.outcome is not None:
+                attach(error, call.outcome)
+            raise
+        if parsed is not result:
+            if call.outcome is not None:
+                attach(parsed, call.outcome)
+            if isinstance(parsed, BaseModel):
+                parsed._request_id = getattr(result, "_request_id", None)
+        return parsed
 
 
 def is_raw(options: Any) -> bool:

@@ -180,6 +180,22 @@ def test_the_responses_api_gets_its_own_spelling(wire: Wire):
     assert found.usage.provenance == "reported"
 
 
+def test_leaving_a_responses_stream_when_all_has_been_said_has_ended_nothing(wire: Wire):
+    import budgetctl
+
+    last = {"type": "response.completed", "sequence_number": 1, "response": RESPONSE}
+    text = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in (last, last))
+    sent = httpx2.MockTransport(
+        lambda _: httpx2.Response(200, text=text, headers={"content-type": "text/event-stream"})
+    )
+    sdk = OpenAI(base_url="http://test/v1", api_key="x", http_client=httpx2.Client(transport=sent))
+    client = wrap(sdk, policy="effort:low", endpoint="openai", classifier=None)
+    stream = client.responses.create(model="gpt-5", input="Why?", stream=True)
+    next(stream)
+    stream.close()
+    assert str(budgetctl.outcome(stream).stop.reason) == "natural"
+
+
 def test_other_endpoints_of_the_api_pass_untouched(wire: Wire):
     client = wire.client(policy="off", endpoint="vllm")
     client.embeddings.with_raw_response.create(model="Qwen3-8B", input="x", encoding_format="float")

@@ -42,6 +42,7 @@ class Scripted(ThreadingHTTPServer):
         self.delay_s = delay_s
         self.seen: list[Seen] = []
         self.scenario = "normal"
+        self.answer = ANSWER
         self.continuation: list[tuple[str, ...]] = [ANSWER]
 
     @property
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return thought, answer and finish reason."""
         scenario, body = self.server.scenario, seen.body
         if body.get("chat_template_kwargs", {}).get("enable_thinking") is False:
-            return [], ANSWER, "stop"
+            return [], self.server.answer, "stop"
         words = [f"step{n} " for n in range(self.server.thought)]
         cap = body.get("thinking_token_budget")
         if cap is not None and scenario != "ignored cap":
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             words = ["so ", "on ", "and "] * (self.server.thought // 3)
         if scenario == "empty" or (scenario == "empty under a cap" and cap is not None):
             return words, (), "length"
-        return words, ANSWER, "stop"
+        return words, self.server.answer, "stop"
 
     def _chat(self, seen: Seen) -> Iterator[dict[str, Any]]:
         words, answer, finish = self._script(seen)

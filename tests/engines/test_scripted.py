@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 
@@ -205,6 +206,41 @@ def test_where_nothing_can_act_criteria_only_observe(server: Scripted, make: Mak
     assert len(server.seen) == 1
 
 
+def test_a_whole_call_that_nobody_watches_does_not_claim_to_stop_loops(server: Scripted, make: Make):
+    client = make(endpoint="vllm")
+    stops = []
+    for stream in (True, False):
+        reply = client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=stream)
+        if stream:
+            shown(reply)
+        stops.append({c.name: c.strength for c in budgetctl.outcome(reply).controls})
+    assert stops[0] == {"thinking_token_budget": "hard", "stop": "hard"}
+    assert stops[1] == {"thinking_token_budget": "hard", "stop": "none"}
+
+
+def test_a_whole_call_shows_its_answer_at_the_end_and_the_speed_is_learned_all_the_same(server: Scripted):
+    controller = budgetctl.Controller("cap:50", classifier=None)
+    sdk = OpenAI(base_url=server.url, api_key="x")
+    server.delay_s, server.thought = 0.001, 40
+    with wrap(sdk, controller=controller, endpoint="transformers-serve") as client:
+        for _ in range(3):
+            reply = client.chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert server.seen[0].body["stream"]
+    timing = budgetctl.outcome(reply).timing
+    assert (timing.ttft_s, timing.ttfo_s) == (None, timing.e2e_s)
+    pace = controller.speeds.pace(f"{server.url}/", QWEN)
+    assert pace is not None
+    assert pace.ttft_s < timing.e2e_s  # type: ignore[operator]
+
+
+def test_where_nothing_was_answered_no_answer_has_a_time(server: Scripted, make: Make):
+    server.scenario, server.thought = "empty", 20
+    for policy in ("full", "auto"):  # whole, and streamed for us
+        reply = make(policy).chat.completions.create(model=QWEN, messages=MESSAGES)
+        assert budgetctl.outcome(reply).timing.ttfo_s is None
+        assert budgetctl.outcome(reply).timing.e2e_s is not None
+
+
 # --- A cap of the engine: nothing to do, unless it is ignored ---
 
 
@@ -276,6 +312,39 @@ def test_an_empty_answer_that_no_budget_of_ours_cut_is_passed_through(
     assert budgetctl.outcome(reply).answered is False
 
 
+class Number(pydantic.BaseModel):
+    value: int
+
+
+def parse_of(client: OpenAI) -> Any:
+    """The method that SDKs before 1.92 have under ``beta`` only."""
+    return getattr(client.chat.completions, "parse", None) or client.beta.chat.completions.parse
+
+
+def test_the_answer_of_a_second_call_is_parsed_into_the_callers_model(server: Scripted, make: Make):
+    server.scenario, server.answer = "empty under a cap", ('{"value": ', "42}")
+    parse = parse_of(make(endpoint="vllm"))
+    reply = parse(model=QWEN, messages=MESSAGES, response_format=Number)  # the first one ends with "length"
+    assert reply.choices[0].message.parsed == Number(value=42)
+    assert len(server.seen) == 2
+    assert budgetctl.outcome(reply).answered
+
+
+def test_what_was_streamed_for_parse_is_parsed_once_and_whole(server: Scripted, make: Make):
+    reply = parse_of(make())(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert reply.choices[0].message.parsed is None
+    assert budgetctl.outcome(reply).stop.reason == StopReason.CAP
+
+
+def test_an_answer_that_stays_truncated_is_the_sdks_own_error(server: Scripted, make: Make):
+    server.scenario = "empty"
+    parse = parse_of(make("full", endpoint="vllm"))
+    with pytest.raises(openai.LengthFinishReasonError) as caught:
+        parse(model=QWEN, messages=MESSAGES, response_format=Number)
+    assert budgetctl.outcome(caught.value).answered is False
+
+
 def test_thinking_that_begins_again_is_closed_once_more(server: Scripted, make: Make):
     again = ("But ", "wait, ", "let ", "me ", "check ", "that.")
     server.continuation = [again, ("42.",)]
@@ -316,6 +385,28 @@ def test_a_server_that_refuses_the_callers_own_parameter_is_not_asked_twice_for_
     with pytest.raises(openai.BadRequestError):
         make("full").chat.completions.create(model=QWEN, messages=MESSAGES, temperature=0.5)
     assert len(server.seen) == 1
+
+
+def test_a_server_that_refuses_our_stream_gets_exactly_the_callers_call(server: Scripted, make: Make):
+    server.refuses, server.thought = ("stream",), 5
+    reply = make().chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    first, second = server.seen
+    assert first.body["stream"]
+    assert second.body == {"model": QWEN, "messages": MESSAGES}
+    found = budgetctl.outcome(reply)
+    assert found.fallback == "HTTP 400 on stream: sent again with the caller's own parameters"
+    assert found.controls == ()
+
+
+@pytest.mark.parametrize("refused", ["custom_params", "stream_options"])
+def test_a_refused_parameter_beside_our_stream_is_sent_again_without_either(
+    server: Scripted, make: Make, refused: str
+):
+    server.refuses, server.thought = (refused,), 5
+    reply = make(endpoint="sglang").chat.completions.create(model=QWEN, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert [one.body.get("stream") for one in server.seen] == [True, None]
 
 
 def test_what_a_server_says_about_the_prompt_is_not_recorded(tmp_path: Any):
@@ -434,6 +525,21 @@ def test_leaving_a_stream_closes_the_upstream(slow: Scripted, make: Make, leave:
     leave(stream)
     assert ended(slow.seen[0]).closed_by_client
     assert budgetctl.outcome(stream).stop.reason == StopReason.CALLER
+
+
+@pytest.mark.parametrize(("thought", "reason"), [(5, StopReason.NATURAL), (400, StopReason.CAP)])
+def test_leaving_when_all_has_been_said_has_ended_nothing(
+    server: Scripted, make: Make, thought: int, reason: StopReason
+):
+    server.thought = thought
+    stream = make().chat.completions.create(
+        model=QWEN, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    for chunk in stream:
+        if chunk.choices[0].finish_reason:
+            break
+    stream.close()
+    assert budgetctl.outcome(stream).stop.reason is reason
 
 
 def test_a_dropped_stream_closes_the_upstream_without_waiting_for_the_collector(slow: Scripted, make: Make):
