@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
+
+from budgetctl.errors import brief
 
 logger = logging.getLogger("budgetctl")
 
 Callback = Callable[[Any], Awaitable[None] | None]
+KEPT_ERRORS = 100
+EXIT_S = 2.0
+"""The longest that the end of the process waits for callbacks."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Callbacks:
     """What to call when something happens; each takes one argument and may be a coroutine function.
 
@@ -25,14 +34,14 @@ class Callbacks:
         on_delta: Gets every :class:`~budgetctl.types.Event` of a watched stream.
         on_stop: Gets the :class:`~budgetctl.types.Evidence` that ended thinking.
         on_outcome: Gets the :class:`~budgetctl.Outcome`.
-        errors: What went wrong in a callback, newest last.
+        errors: What went wrong in a callback, by the type of its exception: the last hundred, newest last.
     """
 
     on_decision: Callback | None = None
     on_delta: Callback | None = None
     on_stop: Callback | None = None
     on_outcome: Callback | None = None
-    errors: list[str] = field(default_factory=list)
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_ERRORS))
     _queue: queue.SimpleQueue[tuple[str, Callback, Any]] = field(
         default_factory=queue.SimpleQueue, repr=False
     )
@@ -48,6 +57,7 @@ class Callbacks:
             if self._worker is None or not self._worker.is_alive():
                 self._worker = threading.Thread(target=self._run, name="budgetctl-callbacks", daemon=True)
                 self._worker.start()
+                _working.add(self)
         self._queue.put((name, callback, value))
 
     def flush(self, timeout_s: float = 5.0) -> bool:
@@ -66,9 +76,20 @@ class Callbacks:
                 if inspect.isawaitable(result):
                     asyncio.run(_settle(result))
             except Exception as error:  # whatever a user's callback raises, the call has already been served
-                self.errors.append(f"{name}: {type(error).__name__}: {error}")
-                logger.warning("callback %s failed: %s: %s", name, type(error).__name__, error)
+                self.errors.append(f"{name}: {brief(error)}")
+                logger.warning("callback %s failed: %s", name, brief(error))
 
 
 async def _settle(result: Awaitable[None]) -> None:
     await result
+
+
+_working: WeakSet[Callbacks] = WeakSet()
+
+
+@atexit.register
+def _flush_at_exit() -> None:
+    """Let the callbacks of the last calls run: their threads die with the process."""
+    end = time.monotonic() + EXIT_S
+    for callbacks in list(_working):
+        callbacks.flush(max(0.0, end - time.monotonic()))

@@ -31,7 +31,6 @@ class LimitSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline_s: float | None = Field(default=None, gt=0)
-    max_usd: float | None = Field(default=None, gt=0)
 
 
 class Settings(BaseModel):

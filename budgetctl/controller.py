@@ -11,10 +11,21 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from budgetctl.callbacks import Callbacks
-from budgetctl.errors import BudgetctlError, ClassifierError, ConfigError, UnsupportedControl
-from budgetctl.policy import Both, Deadline, Policy, Situation, parse
+from budgetctl.errors import BudgetctlError, ClassifierError, ConfigError, UnsupportedControl, brief
+from budgetctl.policy import Deadline, Policy, Situation, parse, policy_name
 from budgetctl.session import Session, outer_call
-from budgetctl.types import Budget, Decision, Estimate, Expected, Limits, ModelFacts, Pace, Price, Query
+from budgetctl.types import (
+    Budget,
+    Decision,
+    Estimate,
+    Expected,
+    Limits,
+    ModelFacts,
+    Pace,
+    Price,
+    Query,
+    tighter,
+)
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
@@ -176,14 +187,14 @@ class Controller:
             describe = getattr(self.classifier(), "describe", None)
             return {} if describe is None else dict(describe(query))
         except Exception as error:  # third-party classifiers raise what they like; the record stands without
-            logger.warning("no features recorded: %s: %s", type(error).__name__, error)
+            logger.warning("no features recorded: %s", _why(error))
             return {}
 
     def with_policy(self, policy: str | Policy) -> Controller:
         """Return a controller that differs in its policy only and shares everything else."""
+        _ = self.capabilities, self.prices, self.speeds  # loaded now, they are loaded once
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._speeds = self.speeds
         other.policy = parse(policy)
         return other
 
@@ -221,22 +232,25 @@ class Controller:
             price=price,
         )
         try:
+            name = policy_name(policy)
             budget = policy.budget(situation)
             limit = situation.limits.deadline_s
             if limit is not None and (budget.deadline_s is None or budget.deadline_s > limit):
-                budget = Both(policy, Deadline(limit)).budget(situation)
+                budget = tighter(budget, Deadline(limit, stop=budget.stop).budget(situation))
+            expected = expect(budget, situation)
         except Exception as error:
             if self.strict:
                 raise
-            fallback = f"policy failed: {type(error).__name__}: {error}"
+            fallback = f"policy failed: {_why(error)}"
             logger.warning("%s; the call goes through unchanged", fallback)
+            name, expected = type(policy).__name__, Expected()
             budget = Budget(stop="none", reasons=(fallback,))
         return Decision(
             budget=budget,
-            policy=str(policy),
-            policy_hash=self._policy_hash(policy, estimate),
+            policy=name,
+            policy_hash=_hash(name, estimate),
             estimate=estimate,
-            expected=expect(budget, situation),
+            expected=expected,
             reasons=budget.reasons,
             certificate_void_reason="no certificate configured",
             fallback=fallback,
@@ -282,9 +296,10 @@ class Controller:
                 pace=self.speeds.pace(place, query.model or ""),
                 price=self.prices.lookup(query.model),
             )
-        self.callbacks.emit("on_decision", decision)
+        if outer is None or outer.controller.callbacks is not self.callbacks:
+            self.callbacks.emit("on_decision", decision)
         rendered = render(decision.budget, capability, params, caller_values=self.caller_values)
-        if self.strict and rendered.unsupported:
+        if self.strict and self.mode == "enforce" and rendered.unsupported:
             missing = ", ".join(rendered.unsupported)
             raise UnsupportedControl(f"{query.model!r} at {endpoint!r} has no control for: {missing}")
         return Session(
@@ -305,20 +320,26 @@ class Controller:
             if classifier is None:
                 return None, "no classifier configured"
             estimate = classifier.estimate(query)
+            if not estimate.confidence >= self.min_confidence:  # as is a confidence that is not a number
+                return estimate, f"estimate confidence is below {self.min_confidence:g}"
         except Exception as error:  # third-party classifiers raise what they like
             if self.strict:
                 if isinstance(error, BudgetctlError):
                     raise
                 raise ClassifierError(f"{type(error).__name__}: {error}") from error
-            logger.warning("classifier failed: %s: %s", type(error).__name__, error)
-            return None, f"classifier failed: {type(error).__name__}: {error}"
-        if estimate.confidence < self.min_confidence:
-            return estimate, f"estimate confidence is below {self.min_confidence:g}"
+            logger.warning("classifier failed: %s", _why(error))
+            return None, f"classifier failed: {_why(error)}"
         return estimate, None
 
-    def _policy_hash(self, policy: Policy, estimate: Estimate | None) -> str:
-        bound = f"{policy}|{estimate.source if estimate is not None else ''}"
-        return hashlib.blake2b(bound.encode(), digest_size=8).hexdigest()
+
+def _hash(policy: str, estimate: Estimate | None) -> str:
+    bound = f"{policy}|{estimate.source if estimate is not None else ''}"
+    return hashlib.blake2b(bound.encode(), digest_size=8).hexdigest()
+
+
+def _why(error: Exception) -> str:
+    """Say what failed; in words only where they are ours."""
+    return f"{brief(error)}: {error}" if isinstance(error, BudgetctlError) else brief(error)
 
 
 def expect(budget: Budget, situation: Situation) -> Expected:

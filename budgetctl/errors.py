@@ -77,3 +77,9 @@ class PairingError(EvalError):
 
 class NotEnoughEvidence(EvalError):
     """A statistic was asked for that the data is too small to support."""
+
+
+def brief(error: BaseException) -> str:
+    """Name an error for records and logs. Not its message: those of servers quote the prompt."""
+    code = getattr(error, "status_code", None)
+    return type(error).__name__ if code is None else f"{type(error).__name__} (HTTP {code})"

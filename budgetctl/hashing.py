@@ -41,11 +41,19 @@ class QueryKey:
 
 def query_hash(text: str) -> str:
     """Return the keyed hash of ``text``, such as ``install:9f86d081884c7d65...``."""
-    return load_key(home()).hash(text)
+    try:
+        folder = home()
+    except RuntimeError:  # no HOME, and a user id without an entry, as in some containers
+        folder = None
+    return load_key(folder).hash(text)
 
 
 def home() -> Path:
-    """Return the folder for budgetctl's own files; it need not exist."""
+    """Return the folder for budgetctl's own files; it need not exist.
+
+    Raises:
+        RuntimeError: The user has no home folder that could be found.
+    """
     if named := os.environ.get("BUDGETCTL_HOME"):
         return Path(named)
     if sys.platform == "win32":
@@ -56,14 +64,13 @@ def home() -> Path:
 
 
 @cache
-def load_key(folder: Path) -> QueryKey:
+def load_key(folder: Path | None) -> QueryKey:
     """Return the key kept in ``folder``, made on first use; where none can be kept, a key of this process."""
-    path = folder / "query.key"
-    try:
-        secret = _read(path) or _create(path)
-    except OSError:
-        return QueryKey(secret=secrets.token_bytes(_KEY_BYTES), scope="process")
-    return QueryKey(secret=secret, scope="install")
+    if folder is not None:
+        path = folder / "query.key"
+        with contextlib.suppress(OSError):
+            return QueryKey(secret=_read(path) or _create(path), scope="install")
+    return QueryKey(secret=secrets.token_bytes(_KEY_BYTES), scope="process")
 
 
 def _read(path: Path) -> bytes | None:

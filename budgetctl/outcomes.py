@@ -372,6 +372,7 @@ _ENDINGS: dict[StopReason, str] = {
     StopReason.OFF: "there was no thinking to end",
     StopReason.CALLER: "the caller closed the stream",
     StopReason.ERROR: "the call failed",
+    StopReason.UNKNOWN: "how thinking ended is unknown",
 }
 
 
@@ -388,21 +389,21 @@ def _ended(outcome: Outcome) -> str:
 
 _ATTRIBUTE = "_budgetctl_outcome"
 
-# Objects without a __dict__ are found by identity; the finalizer removes them before the id is used again.
+# Found by identity, so that nothing is written into the objects of users; the finalizer removes an entry
+# before its id is used again.
 _by_id: dict[int, tuple[weakref.ref[Any], Outcome]] = {}
 
 
 def attach(obj: object, outcome: Outcome) -> bool:
     """Make ``outcome(obj)`` find ``outcome``; return False where ``obj`` can carry nothing (str, dict)."""
+    key, table = id(obj), _by_id
     try:
-        object.__setattr__(obj, _ATTRIBUTE, outcome)
-    except (AttributeError, TypeError):
-        key = id(obj)
+        table[key] = (weakref.ref(obj, lambda _: table.pop(key, None)), outcome)
+    except TypeError:
         try:
-            reference = weakref.ref(obj, lambda _: _by_id.pop(key, None))
-        except TypeError:
+            object.__setattr__(obj, _ATTRIBUTE, outcome)
+        except (AttributeError, TypeError):
             return False
-        _by_id[key] = (reference, outcome)
     return True
 
 

@@ -55,7 +55,7 @@ class Policy(Protocol):
     """Maps a situation to a budget. Pure: the same situation gives the same budget.
 
     A policy that needs an estimate and gets none must leave the caller's own parameters alone.
-    ``str(policy)`` is its name in records.
+    ``str(policy)`` is its name in records; without ``__str__`` and ``__repr__`` that is its class.
     """
 
     @property
@@ -150,7 +150,7 @@ class Quantile(_Named):
         return _worthwhile(tokens, f"settled p{100 * self.q:g}", stop=self.stop, situation=situation)
 
     def __str__(self) -> str:
-        return _name(f"quantile:{self.q:g}", self.stop)
+        return _name(f"quantile:{_exact(self.q)}", self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class Deadline(_Named):
 
     def budget(self, situation: Situation) -> Budget:
         pace = situation.pace
-        if pace is None:
+        if pace is None or not pace.s_per_token > 0:
             return Budget(
                 deadline_s=self.seconds,
                 stop=self.stop,
@@ -209,7 +209,7 @@ class Deadline(_Named):
         return replace(budget, deadline_s=self.seconds)
 
     def __str__(self) -> str:
-        return _name(f"deadline:{self.seconds:g}", self.stop)
+        return _name(f"deadline:{_exact(self.seconds)}", self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,20 @@ class Both(_Named):
         return tighter(self.left.budget(situation), self.right.budget(situation))
 
     def __str__(self) -> str:
-        return f"{self.left}&{self.right}"
+        return f"{policy_name(self.left)}&{policy_name(self.right)}"
+
+
+def policy_name(policy: Policy) -> str:
+    """Return the name of ``policy`` in records; of one that does not name itself, its class: no addresses."""
+    kind = type(policy)
+    nameless = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
+    return kind.__name__ if nameless else str(policy)
+
+
+def _exact(number: float) -> str:
+    """Write a number short where that loses nothing."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _name(base: str, stop: str, *, default: str = "safe") -> str:

@@ -8,13 +8,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from budgetctl.errors import brief
 from budgetctl.types import AppliedControl, Budget, Decision, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
+    from budgetctl.callbacks import Callbacks
     from budgetctl.capabilities import Capability
     from budgetctl.controller import Controller
-    from budgetctl.outcomes import Outcome
+    from budgetctl.outcomes import Outcome, Sink
 
 logger = logging.getLogger("budgetctl")
 
@@ -24,6 +26,7 @@ class OuterCall:
     """A budgeted function around a call: the first budgeted client inside takes its decision over.
 
     Attributes:
+        controller: The function's controller; its route, sinks and callbacks get what the client records.
         decision: What the function's controller decided.
         injected: The parameters that the function was given because of it.
         replaced: What the caller had set for those of them that were set at all.
@@ -31,6 +34,7 @@ class OuterCall:
         outcome: The outcome that this client recorded.
     """
 
+    controller: Controller
     decision: Decision
     injected: Mapping[str, Any] = field(default_factory=dict)
     replaced: Mapping[str, Any] = field(default_factory=dict)
@@ -39,9 +43,17 @@ class OuterCall:
 
     def restore(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``params`` as the caller meant them: without what was injected."""
-        ours = {k for k, v in params.items() if k in self.injected and self.injected[k] == v}
+        ours = {k for k, v in params.items() if k in self.injected and _same(self.injected[k], v)}
         kept = {k: v for k, v in params.items() if k not in ours}
         return kept | {k: self.replaced[k] for k in ours if k in self.replaced}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are the same. Clients copy what they are given, and arrays cannot be compared."""
+    try:
+        return a is b or bool(a == b)
+    except Exception:
+        return False
 
 
 outer_call: ContextVar[OuterCall | None] = ContextVar("budgetctl_outer_call", default=None)
@@ -104,8 +116,10 @@ class Session:
         fallback: str | None = None,
         controls: Sequence[AppliedControl] | None = None,
         measured: Timing | None = None,
-    ) -> Outcome:
+    ) -> Outcome | None:
         """Record what happened and return it; a second call returns the first outcome.
+
+        None where it could not be recorded: that costs the record and never the call.
 
         Args:
             usage: Tokens of the whole logical call, recoveries included.
@@ -120,27 +134,49 @@ class Session:
         """
         if self.outcome is not None:
             return self.outcome
-        self._learn_speed(usage, measured or timing)
-        self.outcome = self._build(
-            usage=usage,
-            timing=timing,
-            stop=stop,
-            answered=answered,
-            criterion=criterion,
-            fallback=fallback,
-            controls=self.controls if controls is None else tuple(controls),
-        )
-        if self._outer is not None:
-            self._outer.outcome = self.outcome
-        for sink in self.controller.sinks:
-            try:
-                sink.write(self.outcome, text=self.query.text)
-            except Exception as error:  # a sink never fails the call
-                logger.warning("sink %r failed: %s: %s", sink, type(error).__name__, error)
-        self.controller.callbacks.emit("on_outcome", self.outcome)
+        try:
+            self.outcome = self._build(
+                usage=usage,
+                timing=timing,
+                stop=stop,
+                answered=answered,
+                criterion=criterion,
+                fallback=fallback,
+                controls=self.controls if controls is None else tuple(controls),
+            )
+            self._learn_speed(usage, measured or timing)
+            self._publish(self.outcome)
+        except Exception as error:
+            logger.warning("the outcome could not be recorded: %s", brief(error))
         return self.outcome
 
+    def _publish(self, outcome: Outcome) -> None:
+        """Show the outcome to our sinks and callbacks, and to those of a function around this call."""
+        if self._outer is not None:
+            self._outer.outcome = outcome
+        for sink in self._sinks:
+            try:
+                sink.write(outcome, text=self.query.text)
+            except Exception as error:  # a sink never fails the call
+                logger.warning("sink %s failed: %s", type(sink).__name__, brief(error))
+        for callbacks in self._callbacks:
+            callbacks.emit("on_outcome", outcome)
+
+    @property
+    def _controllers(self) -> list[Controller]:
+        return [self.controller] if self._outer is None else [self.controller, self._outer.controller]
+
+    @property
+    def _sinks(self) -> list[Sink]:
+        return list({id(sink): sink for c in self._controllers for sink in c.sinks}.values())
+
+    @property
+    def _callbacks(self) -> list[Callbacks]:
+        return list({id(c.callbacks): c.callbacks for c in self._controllers}.values())
+
     def _learn_speed(self, usage: Usage, timing: Timing) -> None:
+        if self.capability.reasoning == "hidden":
+            return  # the thinking came before the first token that anybody saw
         tokens = (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
         if timing.ttft_s is not None and timing.e2e_s is not None and tokens > 1:
             self.controller.speeds.observe(
@@ -165,6 +201,8 @@ class Session:
         from budgetctl.hashing import query_hash
         from budgetctl.outcomes import Outcome
 
+        # Features are for records: where nobody keeps any, the classifier need not be loaded.
+        kept = self._sinks or any(callbacks.on_outcome for callbacks in self._callbacks)
         notes = [note for note in (self.decision.fallback, fallback) if note]
         return Outcome.of(
             self.decision,
@@ -174,9 +212,9 @@ class Session:
             timing=replace(timing, decide_us=self.decision.decide_us),
             controls=controls,
             criterion=criterion,
-            route=self.controller.route,
+            route=next((c.route for c in reversed(self._controllers) if c.route is not None), None),
             query_hash=query_hash(self.query.text),
-            features=self.controller.features(self.query),
+            features=self.controller.features(self.query) if kept else {},
             model=self.query.model,
             budget_state=self._budget_state(controls, usage),
             pinned=self.pinned,
@@ -185,13 +223,24 @@ class Session:
         )
 
     def _budget_state(self, controls: tuple[AppliedControl, ...], usage: Usage) -> dict[str, Any]:
-        requested = self.decision.budget.reasoning_tokens
-        strengths = {c.strength for c in controls}
-        strength = next((s for s in ("hard", "advisory") if s in strengths), "none")
-        spent = usage.reasoning_tokens
+        budget, spent = self.decision.budget, usage.reasoning_tokens
+        acting = {control.name: control for control in controls}
+        carrier = next((acting[name] for name in self._carriers() if name in acting), None)
+        applied = None if carrier is None else carrier.value
+        if isinstance(applied, bool):  # a switch
+            applied = 0
         return {
-            "requested": requested,
-            "applied": self.budget.reasoning_tokens if self.enforcing else None,
-            "strength": strength,
-            "hit": None if requested is None or spent is None else spent >= requested,
+            "requested": budget.effort if budget.reasoning_tokens is None else budget.reasoning_tokens,
+            "applied": applied,
+            "strength": "none" if carrier is None else carrier.strength,
+            "hit": spent >= applied if isinstance(applied, int) and applied and spent is not None else None,
         }
+
+    def _carriers(self) -> tuple[str, ...]:
+        """Name the controls that may carry a reasoning budget, the one in charge first."""
+        from budgetctl.adapters.base import ABORT_CONTINUE
+
+        cap, off = self.capability.cap, self.capability.off
+        caps = (ABORT_CONTINUE, "logits", *(() if cap is None else cap.parameters))
+        switches = (*(() if off is None else off.parameters), "enable_thinking")
+        return (*caps, *switches, "reasoning_effort", "reasoning.effort")

@@ -44,9 +44,9 @@ class Speeds:
             tokens: Tokens it generated, reasoning included.
             seconds: Seconds to its end, from the same start as ``ttft_s``.
 
-        What cannot be right (negative, not finite, ending before the first token) is passed over.
+        What cannot be right (negative, not finite, ending with the first token or before) is passed over.
         """
-        if not (0 <= ttft_s <= seconds < math.inf) or tokens <= 0:
+        if not (0 <= ttft_s < seconds < math.inf) or tokens <= 0:
             return
         with self._lock:
             seen = self._observed.setdefault((endpoint, model), _Observed())

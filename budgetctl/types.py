@@ -28,6 +28,9 @@ RECENT_TURNS = 6
 STOP_PRESETS = ("none", "safe")
 """Stop presets, from the one that never stops to the one that stops soonest."""
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""Effort levels whose order is known, weakest first."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -50,6 +53,8 @@ class StopReason(StrEnum):
     """The caller closed the stream."""
     ERROR = "error"
     """The call failed."""
+    UNKNOWN = "unknown"
+    """Nobody of ours saw the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +238,6 @@ class Limits:
     """What the caller can spend on one call; None is no limit."""
 
     deadline_s: float | None = None
-    max_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,14 +429,17 @@ class Evidence:
 
 
 def tighter(a: Budget, b: Budget) -> Budget:
-    """Return the budget that satisfies both: smaller cap, earlier deadline, larger answer reserve.
+    """Return the budget that satisfies both: smaller cap, weaker effort, earlier deadline, larger reserve.
 
-    Effort is the first one named: levels of unknown models have no order here.
+    Of two efforts that are not both in ``EFFORTS`` it is the first one named: nobody knows their order.
     """
+    efforts = [level for level in (a.effort, b.effort) if level is not None]
+    if all(level in EFFORTS for level in efforts):
+        efforts.sort(key=EFFORTS.index)
     return replace(
         a,
         reasoning_tokens=_smaller(a.reasoning_tokens, b.reasoning_tokens),
-        effort=a.effort if a.effort is not None else b.effort,
+        effort=efforts[0] if efforts else None,
         answer_tokens=max((x for x in (a.answer_tokens, b.answer_tokens) if x is not None), default=None),
         deadline_s=_smaller(a.deadline_s, b.deadline_s),
         stop=max(a.stop, b.stop, key=STOP_PRESETS.index),

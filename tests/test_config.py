@@ -28,10 +28,10 @@ def test_the_file_of_the_working_directory_is_found(tmp_path: Path, monkeypatch:
 
 
 def test_the_environment_wins_over_the_file_key_by_key(tmp_path: Path):
-    path = write(tmp_path, 'policy = "cap:100"\n[limits]\ndeadline_s = 4\nmax_usd = 1\n')
+    path = write(tmp_path, 'policy = "cap:100"\n[limits]\ndeadline_s = 4\n')
     env = {"BUDGETCTL_POLICY": "off", "BUDGETCTL_LIMITS__DEADLINE_S": "2.5", "BUDGETCTL_HOME": "/nowhere"}
     settings = Settings.load(path, env=env)
-    assert (settings.policy, settings.limits.deadline_s, settings.limits.max_usd) == ("off", 2.5, 1)
+    assert (settings.policy, settings.limits.deadline_s) == ("off", 2.5)
 
 
 def test_settings_become_a_controller_with_its_sink(tmp_path: Path):
@@ -50,7 +50,7 @@ def test_settings_become_a_controller_with_its_sink(tmp_path: Path):
         ('policy = "cap:-1"', ["policy: seen 'cap:-1'", "from 1 to"]),
         ('mode = "sometimes"', ["mode: seen 'sometimes'", "'enforce' or 'observe'"]),
         ("[limits]\ndeadline_s = -1", ["limits.deadline_s: seen -1", "greater than 0"]),
-        ("[limits]\nseconds = 1", ["unknown key 'limits.seconds'", "allowed: deadline_s, max_usd"]),
+        ("[limits]\nseconds = 1", ["unknown key 'limits.seconds'", "allowed: deadline_s"]),
         ("policy = off", ["not valid TOML"]),
     ],
 )

@@ -89,3 +89,17 @@ def test_the_home_follows_the_platform(monkeypatch):
     monkeypatch.delenv("BUDGETCTL_HOME")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
     assert home() == home().__class__(os.path.join("/xdg", "budgetctl"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX users")
+def test_a_user_without_a_home_gets_hashes_that_hold_for_this_process(monkeypatch):
+    import pwd
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("BUDGETCTL_HOME", "XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert query_hash("x").startswith("process:")
+    assert query_hash("x") == query_hash("x")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -217,3 +219,22 @@ def test_feedback_says_exactly_one_thing():
     for wrong in ({}, {"correct": True, "score": 1.0}, {"score": 1.5}):
         with pytest.raises(ValidationError):
             Feedback(id="a", source="user", **wrong)
+
+
+def test_attaching_writes_nothing_into_the_objects_of_users():
+    obj = Stream()
+    obj.text = "42"
+    attach(obj, made())
+    assert json.dumps(vars(obj)) == '{"text": "42"}'
+    completion = Completion(id="c")
+    attach(completion, made())
+    assert copy.deepcopy(completion) == pickle.loads(pickle.dumps(completion)) == completion
+
+
+def test_where_no_weak_reference_is_possible_the_outcome_is_an_attribute():
+    class Strong:
+        __slots__ = ("__dict__",)
+
+    obj, row = Strong(), made()
+    assert attach(obj, row)
+    assert outcome(obj) is row

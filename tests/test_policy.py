@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from budgetctl.errors import ConfigError
-from budgetctl.policy import Situation, parse
+from budgetctl.policy import Situation, parse, policy_name
 from budgetctl.types import Budget, Estimate, ModelFacts, Pace, Quantiles, Query
 
 SETTLED = Quantiles(p50=100, p80=200, p90=400, p95=500)
@@ -93,7 +93,17 @@ def test_half_of_an_and_still_holds_when_the_estimate_is_missing():
 
 
 @pytest.mark.parametrize(
-    "text", ["auto", "full", "off", "cap:12+stop:none", "tiered", "quantile:0.9&deadline:2.5", "effort:low"]
+    "text",
+    [
+        "auto",
+        "full",
+        "off",
+        "cap:12+stop:none",
+        "tiered",
+        "quantile:0.9&deadline:2.5",
+        "effort:low",
+        "quantile:0.9999999&deadline:1234567.5",
+    ],
 )
 def test_a_policy_is_its_own_name(text: str):
     assert str(parse(text)) == text
@@ -136,3 +146,19 @@ def test_an_object_with_a_budget_method_is_a_policy_and_anything_else_is_not():
     assert parse(Mine()).budget(Situation(query=Query.from_text("x"))).reasoning_tokens == 7
     with pytest.raises(ConfigError, match="int"):
         parse(7)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_does_not_name_itself_is_called_by_its_class():
+    class Mine:
+        needs_estimate = False
+
+        def budget(self, situation: Situation) -> Budget:
+            return Budget()
+
+    assert policy_name(Mine()) == "Mine"
+    assert str(parse("off") & Mine()) == "off&Mine"  # type: ignore[operator]
+
+
+def test_a_pace_of_no_time_at_all_is_no_pace():
+    situation = Situation(query=Query.from_text("x"), pace=Pace(ttft_s=0.1, s_per_token=0.0))
+    assert parse("deadline:2").budget(situation).reasoning_tokens is None

@@ -74,6 +74,7 @@ def test_short_calls_tell_the_first_token_but_not_the_rate():
     "wrong",
     [
         {"ttft_s": 2.0, "tokens": 100, "seconds": 1.0},
+        {"ttft_s": 1.0, "tokens": 100, "seconds": 1.0},
         {"ttft_s": -1.0, "tokens": 100, "seconds": 1.0},
         {"ttft_s": 0.1, "tokens": 0, "seconds": 1.0},
         {"ttft_s": float("nan"), "tokens": 100, "seconds": 1.0},

@@ -90,3 +90,19 @@ def test_unknown_tokens_stay_unknown_when_added():
     total = known + Usage(prompt_tokens=1, reasoning_tokens=None, answer_tokens=4, provenance="counted")
     assert (total.prompt_tokens, total.reasoning_tokens, total.answer_tokens) == (2, None, 7)
     assert total.provenance == "counted"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "both"),
+    [
+        ("high", "low", "low"),
+        ("none", "minimal", "none"),
+        ("max", "xhigh", "xhigh"),
+        (None, "high", "high"),
+        ("turbo", "low", "turbo"),
+        ("low", "turbo", "low"),
+        (None, None, None),
+    ],
+)
+def test_the_weaker_of_two_efforts_is_the_tighter_one(a: str | None, b: str | None, both: str | None):
+    assert tighter(Budget(effort=a), Budget(effort=b)).effort == both

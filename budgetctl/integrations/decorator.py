@@ -14,15 +14,15 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from budgetctl.adapters import openai_chat
 from budgetctl.callbacks import logger
 from budgetctl.channels import ChatChannels, parse_usage, split_message
 from budgetctl.controller import Controller
-from budgetctl.errors import BudgetctlError, ConfigError
+from budgetctl.errors import BudgetctlError, ConfigError, brief
 from budgetctl.outcomes import attach
 from budgetctl.policy import Policy
 from budgetctl.session import OuterCall, Session, outer_call
@@ -32,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
+UNREAD = "the function returned a stream that was not read yet: what came of it is unknown"
 QUERY_NAMES = ("question", "query", "prompt", "messages", "text", "input", "message", "user_input")
 
 
@@ -88,18 +89,19 @@ class _Plan:
         other.controller = self.controller.with_policy(policy)
         return other.wrap()
 
-    def begin(self, args: Any, kwargs: Any) -> _Call | None:
-        """Decide for one call; None when a fault of ours means that it goes through unchanged."""
+    def begin(self, args: Any, kwargs: Any) -> _Call | _Unbudgeted:
+        """Decide for one call; a fault of ours means that it goes through unchanged."""
         try:
             bound = self._signature.bind_partial(*args, **kwargs)
-            return _Call(self, bound, kwargs)
-        except BudgetctlError:
-            if self.controller.strict:
+        except TypeError:  # the call itself does not fit the function: let Python say so
+            return _Unbudgeted(args, kwargs)
+        try:
+            return _Call(self, bound, args, kwargs)
+        except Exception as error:
+            if self.controller.strict and isinstance(error, BudgetctlError):
                 raise
-            logger.warning("%s goes through unchanged", self.function, exc_info=True)
-        except TypeError:
-            pass  # the call itself does not fit the function: let Python say so
-        return None
+            logger.warning("%s goes through unchanged: %s", _name(self.function), brief(error))
+            return _Unbudgeted(args, kwargs)
 
     def session(self, bound: inspect.BoundArguments) -> Session:
         """Decide for a call with these arguments."""
@@ -107,8 +109,7 @@ class _Plan:
         for parameter in self._signature.parameters.values():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 params.update(params.pop(parameter.name, {}))
-        model = params.get("model", self._model)
-        query = _as_query(self._query(bound.arguments), model=model, params=params)
+        query = _as_query(self._query(bound.arguments), model=self._model_of(params), params=params)
         token = outer_call.set(None)  # a budgeted function inside another decides for itself
         try:
             return self.controller.session(
@@ -116,6 +117,21 @@ class _Plan:
             )
         finally:
             outer_call.reset(token)
+
+    def _model_of(self, params: Mapping[str, Any]) -> str | None:
+        """Return the model that the call names, or the function's own default, or the decorator's."""
+        parameter = self._signature.parameters.get("model")
+        model = params.get("model", parameter.default if parameter is not None else None)
+        return model if isinstance(model, str) else self._model
+
+    def inject(self, args: Any, kwargs: Any, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments with ``values`` in them, each passed as the caller passed it."""
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = self._signature.parameters.values()
+        places = [p.name for p in parameters if p.kind in by_place][: len(args)]
+        placed = [values.get(name, arg) for name, arg in zip(places, args, strict=False)]
+        named = {k: v for k, v in values.items() if k not in places}
+        return (*placed, *args[len(places) :]), {**kwargs, **named}
 
     def accepts(self, name: str) -> bool:
         """Whether the function takes ``name`` as a keyword argument."""
@@ -129,18 +145,53 @@ class _Plan:
         )
 
 
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Keep a fault of ours out of the function's call."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("a budgeted function is not watched: %s", brief(error))
+
+
+class _Unbudgeted:
+    """One call that goes through unchanged."""
+
+    def __init__(self, args: Any, kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+    def around(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def returned(self, result: Any) -> None:
+        pass
+
+    def item(self, item: Any) -> None:
+        pass
+
+    def ended(self, *, by_caller: bool) -> None:
+        pass
+
+
 class _Call:
     """One call of a budgeted function: what is injected, and what comes back."""
 
-    def __init__(self, plan: _Plan, bound: inspect.BoundArguments, kwargs: Any) -> None:
+    def __init__(self, plan: _Plan, bound: inspect.BoundArguments, args: Any, kwargs: Any) -> None:
         self.session = plan.session(bound)
         before, after = self.session.caller_params, self.session.params
-        changed = {k: v for k, v in after.items() if before.get(k) != v}
+        # By identity: what is unchanged is the caller's own object, and arrays cannot be compared.
+        changed = {k: v for k, v in after.items() if k not in before or before[k] is not v}
         injected = {k: v for k, v in changed.items() if plan.accepts(k)}
         self.refused = sorted(set(changed) - set(injected))
         replaced = {k: before[k] for k in injected if k in before}
-        self.outer = OuterCall(decision=self.session.decision, injected=injected, replaced=replaced)
-        self.kwargs = {**kwargs, **injected}
+        self.outer = OuterCall(
+            controller=plan.controller,
+            decision=self.session.decision,
+            injected=injected,
+            replaced=replaced,
+        )
+        self.args, self.kwargs = plan.inject(args, kwargs, injected)
+        self._given = {**kwargs, **injected}
         self._channels = ChatChannels()
         self._events: list[Event] = []
         self._first: float | None = None
@@ -159,14 +210,19 @@ class _Call:
         finally:
             outer_call.reset(token)
 
+    @_harmless()
     def returned(self, result: Any) -> None:
         """Record what a finished call returned and attach the outcome to it."""
-        usage, finish, answered = _read(result)
-        stop = StopReason.LENGTH if finish == "length" else self._ending()
-        self.finish(usage=usage, stop=stop, answered=answered)
+        if _unread(result):
+            self.finish(usage=Usage(), stop=StopReason.UNKNOWN, answered=False, note=UNREAD)
+        else:
+            usage, finish, answered = _read(result)
+            stop = StopReason.LENGTH if finish == "length" else self._ending()
+            self.finish(usage=usage, stop=stop, answered=answered)
         if self.outer.outcome is None and self.session.outcome is not None:
             attach(result, self.session.outcome)
 
+    @_harmless()
     def item(self, item: Any) -> None:
         """Look at one item of a stream."""
         chunk = _as_dict(item)
@@ -182,6 +238,7 @@ class _Call:
             self.session.controller.callbacks.emit("on_delta", event)
         self._events += events
 
+    @_harmless()
     def ended(self, *, by_caller: bool) -> None:
         """Record a stream that has ended or was closed."""
         usage = next((e.usage for e in reversed(self._events) if e.usage is not None), Usage())
@@ -190,19 +247,21 @@ class _Call:
         answered = any(e.kind in ("answer", "tool") for e in self._events)
         self.finish(usage=usage, stop=StopReason.CALLER if by_caller else stop, answered=answered)
 
-    def finish(self, *, usage: Usage, stop: StopReason, answered: bool) -> None:
+    @_harmless()
+    def finish(self, *, usage: Usage, stop: StopReason, answered: bool, note: str | None = None) -> None:
         """Record the outcome, unless a budgeted client inside has already done so."""
         if self.outer.claimed:
             return
-        note = f"the function takes no {', '.join(self.refused)}" if self.refused else None
-        applied = [c for c in self.session.controls if _mentions(self.kwargs, c.name)]
-        e2e = self.session.clock() - self.session.started
+        notes = [f"the function takes no {', '.join(self.refused)}"] if self.refused else []
+        notes += [note] if note is not None else []
+        applied = [c for c in self.session.controls if _mentions(self._given, c.name)]
+        e2e = None if stop is StopReason.UNKNOWN else self.session.clock() - self.session.started
         self.session.finish(
             usage=usage,
             timing=Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=e2e),
             stop=stop,
             answered=answered,
-            fallback=note,
+            fallback="; ".join(notes) or None,
             controls=applied,
         )
 
@@ -213,10 +272,8 @@ class _Call:
 def _plain(plan: _Plan) -> Callable[..., Any]:
     def budgeted_call(*args: Any, **kwargs: Any) -> Any:
         call = plan.begin(args, kwargs)
-        if call is None:
-            return plan.function(*args, **kwargs)
         with call.around():
-            result = plan.function(*args, **call.kwargs)
+            result = plan.function(*call.args, **call.kwargs)
         call.returned(result)
         return result
 
@@ -226,10 +283,8 @@ def _plain(plan: _Plan) -> Callable[..., Any]:
 def _coroutine(plan: _Plan) -> Callable[..., Any]:
     async def budgeted_call(*args: Any, **kwargs: Any) -> Any:
         call = plan.begin(args, kwargs)
-        if call is None:
-            return await plan.function(*args, **kwargs)
         with call.around():
-            result = await plan.function(*args, **call.kwargs)
+            result = await plan.function(*call.args, **call.kwargs)
         call.returned(result)
         return result
 
@@ -237,22 +292,20 @@ def _coroutine(plan: _Plan) -> Callable[..., Any]:
 
 
 def _generator(plan: _Plan) -> Callable[..., Any]:
-    def budgeted_call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def budgeted_call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         call = plan.begin(args, kwargs)
-        if call is None:
-            yield from plan.function(*args, **kwargs)
-            return
-        items = plan.function(*args, **call.kwargs)
-        by_caller = True
+        items = plan.function(*call.args, **call.kwargs)
+        by_caller, sent = True, None
         try:
             while True:
-                with call.around():
-                    item = next(items, _END)
-                if item is _END:
+                try:
+                    with call.around():
+                        item = items.send(sent)
+                except StopIteration as end:
                     by_caller = False
-                    return
+                    return end.value
                 call.item(item)
-                yield item
+                sent = yield item
         finally:
             items.close()
             call.ended(by_caller=by_caller)
@@ -261,31 +314,26 @@ def _generator(plan: _Plan) -> Callable[..., Any]:
 
 
 def _async_generator(plan: _Plan) -> Callable[..., Any]:
-    async def budgeted_call(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def budgeted_call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         call = plan.begin(args, kwargs)
-        if call is None:
-            async for item in plan.function(*args, **kwargs):
-                yield item
-            return
-        items = plan.function(*args, **call.kwargs)
-        by_caller = True
+        items = plan.function(*call.args, **call.kwargs)
+        by_caller, sent = True, None
         try:
             while True:
-                with call.around():
-                    item = await anext(items, _END)
-                if item is _END:
+                try:
+                    with call.around():
+                        item = await items.asend(sent)
+                except StopAsyncIteration:
                     by_caller = False
                     return
                 call.item(item)
-                yield item
+                sent = yield item
         finally:
             await items.aclose()
             call.ended(by_caller=by_caller)
 
     return budgeted_call
 
-
-_END = object()
 
 _FLAVOURS: dict[str, Callable[[_Plan], Callable[..., Any]]] = {
     "plain": _plain,
@@ -303,6 +351,10 @@ def _flavour(function: Callable[..., Any]) -> str:
     return "coroutine" if inspect.iscoroutinefunction(function) else "plain"
 
 
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
 def _query_source(
     signature: inspect.Signature, query: str | Callable[..., Any] | None, function: Callable[..., Any]
 ) -> Callable[[Mapping[str, Any]], Any]:
@@ -313,7 +365,7 @@ def _query_source(
     found = next((n for n in names if n in signature.parameters), None)
     if found is None:
         raise ConfigError(
-            f"{getattr(function, '__qualname__', function)}{signature}: no parameter carries the query; "
+            f"{_name(function)}{signature}: no parameter carries the query; "
             f"name it with query=, or call it one of: {', '.join(QUERY_NAMES)}"
         )
     return lambda arguments: arguments.get(found)
@@ -345,6 +397,11 @@ def _as_dict(value: Any) -> Mapping[str, Any] | None:
         return value
     dump = getattr(value, "model_dump", None)
     return dump() if callable(dump) else None
+
+
+def _unread(result: Any) -> bool:
+    """Whether ``result`` is still to bring what it stands for."""
+    return isinstance(result, Iterator | AsyncIterator) or inspect.isawaitable(result)
 
 
 def _read(result: Any) -> tuple[Usage, str | None, bool]:
@@ -401,12 +458,16 @@ def budgeted(
         settings: Passed to :class:`~budgetctl.Controller`.
 
     Raises:
-        ConfigError: The policy does not parse, or no parameter carries the query.
+        ConfigError: The policy does not parse, no parameter carries the query, or both a controller and
+            settings of one are given.
     """
     if callable(policy) and not isinstance(policy, Policy):
         return budgeted()(policy)
     if controller is None:
         controller = Controller(policy or "auto", route=route, **settings)
+    elif route is not None or settings:
+        given = sorted([*settings, *(["route"] if route is not None else [])])
+        raise ConfigError(f"say it to the controller that you pass, not to budgeted: {', '.join(given)}")
     elif policy is not None:
         controller = controller.with_policy(policy)
 

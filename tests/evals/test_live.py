@@ -145,7 +145,7 @@ def test_a_classifier_that_fails_is_recorded_on_every_row(tmp_path):
     live_run(tmp_path, n=4, policies=["quantile:0.9"], classifier=Broken()).run()
     notes = {row["policy"]: row["notes"] for row in rows_of(tmp_path)}
     assert notes["full"] == []
-    assert notes["quantile:0.9"] == ["classifier failed: RuntimeError: no weights"]
+    assert notes["quantile:0.9"] == ["classifier failed: RuntimeError"]
 
 
 def test_a_deadline_learns_the_speed_of_the_run(tmp_path):
