@@ -12,8 +12,11 @@ import pytest
 import budgetctl
 from budgetctl import ConfigError, budgeted
 from budgetctl.adapters import Rendered
+from budgetctl.callbacks import Callbacks
 from budgetctl.controller import Controller
+from budgetctl.errors import UnsupportedControl
 from budgetctl.outcomes import Outcome
+from budgetctl.session import OuterCall
 from budgetctl.types import StopReason, Timing, Usage
 
 QWEN = {"model": "Qwen/Qwen3-8B", "endpoint": "vllm"}
@@ -267,3 +270,218 @@ def test_a_wrapped_client_inside_takes_the_decision_over_with_the_callers_own_pa
     ask("why?", extra_body={"top_k": 5}, temperature=0.2)
     assert seen == {"extra_body": {"top_k": 5}, "temperature": 0.2}
     assert [row.policy for row in sink.rows] == ["cap:100"]
+
+
+# --- arguments ---------------------------------------------------------------------------------------------
+
+
+class Array:
+    """Compares element by element, as arrays and tables do."""
+
+    def __eq__(self, other: object) -> Any:
+        class Elements:
+            def __bool__(self) -> bool:
+                raise ValueError("ambiguous")
+
+        return Elements()
+
+
+def test_arguments_that_cannot_be_compared_go_through():
+    sink, seen = Collect(), []
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def ask(question: str, table: Any, **llm: Any) -> str:
+        seen.append((table, llm))
+        return "42"
+
+    table = Array()
+    assert ask("why?", table=table) == "42"
+    assert seen[0][0] is table
+    assert seen[0][1]["extra_body"]["thinking_token_budget"] == 100
+    assert len(sink.rows) == 1
+
+
+def test_what_was_injected_is_recognised_in_a_copy_of_it():
+    array = Array()
+    outer = OuterCall(
+        controller=Controller(),
+        decision=Controller("off").decide(budgetctl.Query.from_text("x")),
+        injected={"extra_body": {"cap": 1}, "table": array},
+        replaced={"table": None},
+    )
+    assert outer.restore({"extra_body": {"cap": 1}, "table": array, "n": 1}) == {"table": None, "n": 1}
+    assert "table" in outer.restore({"table": Array()})
+
+
+def test_a_ceiling_replaces_a_positional_argument_in_its_place():
+    @budgeted("cap:100", caller_values="ceiling", **QWEN)
+    def ask(question: str, extra_body: Any, *more: Any, **llm: Any) -> Any:
+        return extra_body, more
+
+    own = {"thinking_token_budget": 4000}
+    body, more = ask("why?", own, "a", "b")
+    assert (body["thinking_token_budget"], more) == (100, ("a", "b"))
+    assert own == {"thinking_token_budget": 4000}
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [({}, "Qwen/Qwen3-8B"), ({"model": "somebody/else"}, "Qwen/Qwen3-8B")],
+)
+def test_a_default_model_in_the_signature_is_the_model(settings: Any, model: str):
+    sink = Collect()
+
+    @budgeted("cap:100", endpoint="vllm", sinks=[sink], **settings)
+    def ask(question: str, model: str = "Qwen/Qwen3-8B", **llm: Any) -> Any:
+        return llm
+
+    assert ask("why?")["extra_body"]["thinking_token_budget"] == 100
+    assert sink.rows[0].model == model
+
+
+def test_a_model_that_is_no_string_is_no_model():
+    sink = Collect()
+
+    @budgeted("cap:100", endpoint="vllm", sinks=[sink])
+    def ask(question: str, model: Any, **llm: Any) -> str:
+        return "42"
+
+    assert ask("why?", object()) == "42"
+    assert sink.rows[0].model is None
+
+
+def test_a_controller_and_settings_of_another_are_refused():
+    with pytest.raises(ConfigError, match="not to budgeted: min_confidence, route"):
+        budgeted(controller=Controller(), route="support", min_confidence=0.1)
+
+
+# --- faults of ours ----------------------------------------------------------------------------------------
+
+
+def test_a_query_that_cannot_be_found_leaves_the_call_alone(caplog: pytest.LogCaptureFixture):
+    def find(question: str) -> str:
+        raise TypeError(f"cannot read {question!r}")
+
+    @budgeted("cap:100", query=find, **QWEN)
+    def ask(question: str) -> str:
+        return "42"
+
+    assert ask("my diagnosis") == "42"
+    assert "goes through unchanged: TypeError" in caplog.text
+    assert "diagnosis" not in caplog.text
+
+
+def test_strict_still_raises_what_is_ours():
+    @budgeted("cap:100", strict=True)
+    def ask(question: str, **llm: Any) -> str:
+        return "42"
+
+    with pytest.raises(UnsupportedControl):
+        ask("why?")
+
+
+class Unreadable:
+    def model_dump(self) -> Any:
+        raise RuntimeError("my diagnosis")
+
+
+def test_what_cannot_be_read_is_returned_all_the_same(caplog: pytest.LogCaptureFixture):
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str, **llm: Any) -> Any:
+        return Unreadable()
+
+    @budgeted("cap:100", **QWEN)
+    def stream(question: str, **llm: Any) -> Iterator[Any]:
+        yield Unreadable()
+        yield "42"
+
+    assert isinstance(ask("why?"), Unreadable)
+    assert len(list(stream("why?"))) == 2
+    assert "RuntimeError" in caplog.text
+    assert "diagnosis" not in caplog.text
+
+
+# --- streams -----------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_nobody_read_is_not_called_answered():
+    sink = Collect()
+
+    async def chunks() -> AsyncIterator[Any]:
+        yield CHUNKS[0]
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    def ask(question: str, **llm: Any) -> Any:
+        return iter(CHUNKS)
+
+    @budgeted("cap:100", sinks=[sink], **QWEN)
+    async def aask(question: str, **llm: Any) -> Any:
+        return chunks()
+
+    assert list(ask("why?")) == CHUNKS
+    assert [c async for c in await aask("why?")] == CHUNKS[:1]
+    for row in sink.rows:
+        assert (row.stop.reason, row.answered) == ("unknown", False)
+        assert (row.reasoning_tokens, row.e2e_s) == (None, None)
+        assert "was not read yet" in row.why
+
+
+def test_a_generator_takes_values_and_returns_one():
+    @budgeted("cap:100", **QWEN)
+    def stream(question: str, **llm: Any) -> Any:
+        got = yield "a"
+        again = yield got
+        return again
+
+    items = stream("why?")
+    assert next(items) == "a"
+    assert items.send("b") == "b"
+    with pytest.raises(StopIteration) as end:
+        items.send("c")
+    assert end.value.value == "c"
+
+
+async def test_an_async_generator_takes_values():
+    @budgeted("cap:100", **QWEN)
+    async def stream(question: str, **llm: Any) -> Any:
+        got = yield "a"
+        yield got
+
+    items = stream("why?")
+    assert await anext(items) == "a"
+    assert await items.asend("b") == "b"
+    await items.aclose()
+
+
+# --- a client inside ---------------------------------------------------------------------------------------
+
+
+def test_the_route_sinks_and_callbacks_of_the_function_see_what_the_client_records():
+    inner_sink, outer_sink, shared = Collect(), Collect(), Collect()
+    decided: list[str] = []
+    heard: list[Outcome] = []
+    callbacks = Callbacks(
+        on_decision=lambda decision: decided.append(decision.policy), on_outcome=heard.append
+    )
+    client_side = Controller("off", sinks=[inner_sink, shared], route="client", callbacks=callbacks)
+    outer_heard: list[Outcome] = []
+    outer_callbacks = Callbacks(on_outcome=outer_heard.append)
+
+    @budgeted("cap:100", route="support", sinks=[outer_sink, shared], callbacks=outer_callbacks, **QWEN)
+    def ask(question: str, **llm: Any) -> str:
+        session = client_side.session(
+            budgetctl.Query.from_text(question, model=QWEN["model"]),
+            params=llm,
+            endpoint="vllm",
+            render=lambda budget, capability, params, *, caller_values: Rendered(params=dict(params)),
+        )
+        session.finish(usage=Usage(), timing=Timing(), stop=StopReason.NATURAL, answered=True)
+        return "42"
+
+    ask("why?")
+    assert callbacks.flush()
+    assert outer_callbacks.flush()
+    [row] = shared.rows
+    assert row.route == "support"
+    assert inner_sink.rows == outer_sink.rows == heard == outer_heard == [row]
+    assert decided == ["cap:100"]
