@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import inspect
 import logging
@@ -74,6 +73,8 @@ class Callbacks:
             try:
                 result = callback(value)
                 if inspect.isawaitable(result):
+                    import asyncio  # slow to load, and most callbacks are plain functions
+
                     asyncio.run(_settle(result))
             except Exception as error:  # whatever a user's callback raises, the call has already been served
                 self.errors.append(f"{name}: {brief(error)}")
