@@ -304,7 +304,7 @@ class Outcome(Row):
         parts = [f"{self.policy} {_decided(self.decision)}", _acted(self), _ended(self)]
         if self.fallback:
             parts.append(f"fell back: {self.fallback}")
-        if not self.answered:
+        if not self.answered and self.stop.reason is not StopReason.UNKNOWN:
             parts.append("no answer came back")
         return "; ".join(parts) + "."
 

@@ -424,6 +424,7 @@ async def test_a_stream_that_nobody_read_is_not_called_answered():
         assert (row.stop.reason, row.answered) == ("unknown", False)
         assert (row.reasoning_tokens, row.e2e_s) == (None, None)
         assert "was not read yet" in row.why
+        assert "no answer" not in row.why
 
 
 def test_a_generator_takes_values_and_returns_one():
