@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from budgetctl.evals.pocket.questions import Question, grade, questions, read_answer
 from budgetctl.evals.pocket.tokenizer import CLOSE_TEXT, END_THINK, THINK
@@ -65,8 +65,9 @@ def load(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the bar that transformers draws while loading: here it would only flash by."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
