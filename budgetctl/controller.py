@@ -16,6 +16,7 @@ from budgetctl.policy import Deadline, Policy, Situation, parse, policy_name
 from budgetctl.session import Session, outer_call
 from budgetctl.types import (
     Budget,
+    CallerValues,
     Decision,
     Estimate,
     Expected,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("budgetctl")
 
 Mode = Literal["enforce", "observe"]
-CallerValues = Literal["pin", "ceiling"]
 MIN_CONFIDENCE = 0.5
 
 _override: ContextVar[Policy | None] = ContextVar("budgetctl_override", default=None)
@@ -283,10 +283,11 @@ class Controller:
         capability = self.capabilities.lookup(query.model, endpoint)
         place = base_url or endpoint
         outer = outer_call.get()
+        if outer is not None:
+            params = outer.restore(params)
         if outer is not None and not outer.claimed:
             outer.claimed = True
             decision = outer.decision
-            params = outer.restore(params)
         else:
             outer = None
             decision = self.decide(

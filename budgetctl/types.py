@@ -19,6 +19,9 @@ Strength = Literal["hard", "advisory", "none"]
 Provenance = Literal["reported", "counted", "estimated"]
 """Where a token count comes from: the provider, our tokenizer, or the length of the text."""
 
+CallerValues = Literal["pin", "ceiling"]
+"""Whose values win: the caller's stay as they are, or may be lowered."""
+
 EventKind = Literal["reasoning", "answer", "tool", "usage", "finish", "reclassify"]
 """What a piece of a stream is. ``reclassify`` carries no text: all answer text so far was reasoning, because
 a closing tag came whose opening tag the chat template had swallowed."""

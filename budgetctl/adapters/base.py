@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from budgetctl.capabilities import Capability
 from budgetctl.stopping.criteria import ANSWER_TOKENS, GRACE, with_grace
-from budgetctl.types import AppliedControl, Budget, Strength
-
-CallerValues = Literal["pin", "ceiling"]
+from budgetctl.types import EFFORTS, AppliedControl, Budget, CallerValues, Strength
 
 ABORT_CONTINUE = "abort_continue"
 """Control of ours: the stream is closed at the cap and the answer written from the closed thought."""
@@ -25,7 +23,6 @@ STOP = "stop"
 """Control of ours: the stop preset's criteria may close the thinking."""
 OURS = frozenset({ABORT_CONTINUE, DEADLINE, STOP})
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 EFFORT_FOR_CAP = ((512, "minimal"), (2048, "low"))
 """The level that comes nearest to a cap below so many tokens, where levels are all that there is. The bounds
 are those of LiteLLM's mapping between budgets and levels, read backwards and rounded down."""

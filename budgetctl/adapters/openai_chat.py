@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from budgetctl.adapters.base import CallerValues, Dialect, Rendered
+from budgetctl.adapters.base import Dialect, Rendered
 from budgetctl.adapters.base import render as _render
 from budgetctl.capabilities import Capability
-from budgetctl.types import Budget
+from budgetctl.types import Budget, CallerValues
 
 DIALECT = Dialect(
     effort="reasoning_effort",

@@ -23,7 +23,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
 from budgetctl.adapters import openai_chat, openai_responses
-from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, CallerValues, Rendered, steerable
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, Rendered, steerable
 from budgetctl.capabilities import ENDPOINTS, Capability, guess_endpoint
 from budgetctl.channels import ChatChannels, ResponsesChannels
 from budgetctl.controller import Controller
@@ -44,7 +44,7 @@ from budgetctl.outcomes import Sink, attach
 from budgetctl.policy import Policy
 from budgetctl.session import Session
 from budgetctl.stopping import Criterion, monitor
-from budgetctl.types import Query
+from budgetctl.types import CallerValues, Query
 
 logger = logging.getLogger("budgetctl")
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from budgetctl.adapters.base import DEADLINE, STOP, CallerValues, Rendered, fit_cap
+from budgetctl.adapters.base import DEADLINE, STOP, Rendered, fit_cap
 from budgetctl.channels import CLOSE_TAG, OPEN_TAG
 from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids, token_tables
 from budgetctl.stopping import ANSWER_TOKENS
-from budgetctl.types import AppliedControl, Budget, Query, StopReason, Timing, Usage
+from budgetctl.types import AppliedControl, Budget, CallerValues, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

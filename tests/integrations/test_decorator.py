@@ -486,3 +486,23 @@ def test_the_route_sinks_and_callbacks_of_the_function_see_what_the_client_recor
     assert row.route == "support"
     assert inner_sink.rows == outer_sink.rows == heard == outer_heard == [row]
     assert decided == ["cap:100"]
+
+
+def test_a_second_call_inside_gets_the_callers_own_parameters_too():
+    seen: list[dict[str, Any]] = []
+    inner = Controller("off")
+
+    @budgeted("cap:100", **QWEN)
+    def ask(question: str, **llm: Any) -> Reply:
+        def render(budget: Any, capability: Any, params: Any, *, caller_values: str) -> Rendered:
+            seen.append(dict(params))
+            return Rendered(params=dict(params))
+
+        query = budgetctl.Query.from_text(question, model=QWEN["model"])
+        for _ in range(2):
+            session = inner.session(query, params=llm, endpoint="vllm", render=render)
+            session.finish(usage=Usage(), timing=Timing(), stop=StopReason.NATURAL, answered=True)
+        return Reply()
+
+    ask("why?", temperature=0.2)
+    assert seen == [{"temperature": 0.2}, {"temperature": 0.2}]
