@@ -77,7 +77,7 @@ def test_transformers_generates_the_same_reply() -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path()), AutoTokenizer.from_pretrained(path())
     chat = [{"role": "user", "content": questions("test", 1)[0].text}]
     prompt = tokenizer.apply_chat_template(
-chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     with torch.inference_mode():
         out = model.generate(**prompt)[0, prompt["input_ids"].shape[1] :]
