@@ -355,12 +355,13 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Add two calls; unknown plus known is unknown, and the weaker provenance stays."""
         order: tuple[Provenance, ...] = ("reported", "counted", "estimated")
+        weaker = max(order.index(self.provenance), order.index(other.provenance))
         return Usage(
             prompt_tokens=_add(self.prompt_tokens, other.prompt_tokens),
             reasoning_tokens=_add(self.reasoning_tokens, other.reasoning_tokens),
             answer_tokens=_add(self.answer_tokens, other.answer_tokens),
             output_tokens=_add(self.output_tokens, other.output_tokens),
-            provenance=max(self.provenance, other.provenance, key=order.index),
+            provenance=order[weaker],
         )
 
 

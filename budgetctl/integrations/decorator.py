@@ -395,8 +395,8 @@ def _mentions(params: Mapping[str, Any], path: str) -> bool:
 def _as_dict(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Mapping):
         return value
-    dump = getattr(value, "model_dump", None)
-    return dump() if callable(dump) else None
+    dump: Callable[[], Mapping[str, Any]] | None = getattr(value, "model_dump", None)
+    return None if dump is None else dump()
 
 
 def _unread(result: Any) -> bool:
@@ -466,7 +466,7 @@ def budgeted(
     if controller is None:
         controller = Controller(policy or "auto", route=route, **settings)
     elif route is not None or settings:
-        given = sorted([*settings, *(["route"] if route is not None else [])])
+        given: list[str] = sorted(settings) + (["route"] if route is not None else [])
         raise ConfigError(f"say it to the controller that you pass, not to budgeted: {', '.join(given)}")
     elif policy is not None:
         controller = controller.with_policy(policy)
