@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format lint types bench clean
+.PHONY: install demo test check format lint types bench weights clean
 
 install: $(STAMP)
 
@@ -42,6 +42,10 @@ types: install
 	$(PYTHON) tests/packaging/link_types.py
 	MYPYPATH=.types $(BIN)/mypy --strict -p budgetctl
 	$(BIN)/pyright
+
+# The shipped classifier, from recorded outcomes: make weights DATA=DIR. One thread, so that sums keep their order.
+weights: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m budgetctl.classifiers.weights $(DATA) --out classifiers/default.npz
 
 bench: install
 	$(BIN)/budgetctl bench

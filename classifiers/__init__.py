@@ -1,10 +1,10 @@
 """Classifiers: from a query to an estimate of how much thinking it deserves.
 
 ``load("default").estimate(Query.from_text(text, model=None))`` is the whole interface; :class:`Classifier` is
-what a classifier of one's own implements. The default weights were trained on the traffic of the package's
-own pocket reasoner and on nothing else: on any other traffic they answer with a confidence near zero, and
-the controller then leaves the caller's parameters alone. ``python -m budgetctl.classifiers.train`` makes
-weights for other traffic from its recordings.
+what a classifier of one's own implements. The default weights were trained on recorded outcomes of real
+models on public questions, and on the traffic of the package's own pocket reasoner. On any other traffic they
+answer with a low confidence, and the controller then leaves the caller's parameters alone.
+``python -m budgetctl.classifiers.train`` makes weights for other traffic from its recordings.
 """
 
 from budgetctl.classifiers.base import Classifier

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers.fit import Labels, softmax
-from budgetctl.classifiers.linear import QUANTILES, spread
+from budgetctl.classifiers import fit
+from budgetctl.classifiers.fit import Labels, shares, softmax
+from budgetctl.classifiers.habits import Habits
+from budgetctl.classifiers.readout import QUANTILES, spread
+from budgetctl.classifiers.targets import Question
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -15,7 +19,33 @@ Array = NDArray[Any]
 MIN_GROUP = 20
 
 
-def classes(out: Array, allowed: Array) -> tuple[Array, Array]:
+def readout(
+    out: Array, held: Sequence[Question], habits: Habits, kinds: Sequence[str], centres: Array
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Return the arrays of a :class:`~budgetctl.classifiers.readout.Readout` and its models.
+
+    Args:
+        out: A network's outputs on the calibration questions: 4 classes, 2 x 4 quantiles of the difficulty,
+            and one per kind.
+        held: Questions that took no part in training.
+        habits: As learnt in training.
+        kinds: Names of the kinds, in the order of the outputs.
+        centres: kinds x 2: their mean difficulties, as learnt in training.
+    """
+    temperature, bias = classes(out, fit.labels(held, habits, kinds))
+    models = tuple(sorted(habits.models))
+    arrays = {
+        "temperature": temperature,
+        "class_bias": bias,
+        "kind_centre": centres + habits.generic,
+        "shift": shifts(out, held, habits, centres, foreign=False),
+        "foreign_shift": shifts(out, held, habits, centres, foreign=True),
+        "habits": np.array([habits.models[m] for m in models]),
+    }
+    return {name: array.astype(np.float32) for name, array in arrays.items()}, models
+
+
+def classes(out: Array, labels: Labels) -> tuple[Array, Array]:
     """Return temperature and class biases per kind, which maximise the likelihood (Guo et al. 2017).
 
     Questions are grouped by the kind they are taken for, as in :func:`shifts`; what makes one kind unsure
@@ -23,17 +53,18 @@ def classes(out: Array, allowed: Array) -> tuple[Array, Array]:
     group towards the whole, and of that towards (1, 0), keeps a class never seen from running away.
     """
     logits, taken_for = out[:, :4], out[:, 12:].argmax(axis=1)
-    whole = _scaling(logits, allowed, np.zeros(5))
+    known = ~(np.isnan(labels.off) & np.isnan(labels.full))
+    whole = _scaling(logits[known], labels.off[known], labels.full[known], np.zeros(5))
     found = np.tile(whole, (out.shape[1] - 12, 1))
     for kind in range(len(found)):
-        used = taken_for == kind
+        used = known & (taken_for == kind)
         if used.sum() >= MIN_GROUP:
-            found[kind] = _scaling(logits[used], allowed[used], whole)
+            found[kind] = _scaling(logits[used], labels.off[used], labels.full[used], whole)
     return np.exp(found[:, 0]), found[:, 1:]
 
 
 def _scaling(
-    logits: Array, allowed: Array, towards: Array, *, steps: int = 2000, rate: float = 0.02
+    logits: Array, off: Array, full: Array, towards: Array, *, steps: int = 600, rate: float = 0.03
 ) -> Array:
     """Return (log temperature, four biases) by Adam."""
     theta = towards.copy()
@@ -41,8 +72,7 @@ def _scaling(
     for step in range(1, steps + 1):
         scaled = logits * math.exp(-theta[0])
         p = softmax(scaled + theta[1:])
-        posterior = p * allowed
-        g = p - posterior / posterior.sum(axis=1, keepdims=True)
+        g = p - shares(p, off, full)
         grad = np.concatenate(([-(g * scaled).sum(axis=1).mean()], g.mean(axis=0)))
         grad += (theta - towards) / len(logits)
         mean += 0.1 * (grad - mean)
@@ -51,22 +81,41 @@ def _scaling(
     return theta
 
 
-def shifts(out: Array, labels: Labels) -> Array:
+def shifts(
+    out: Array, questions: Sequence[Question], habits: Habits, centres: Array, *, foreign: bool
+) -> Array:
     """Return the corrections kinds x [settled, natural] x quantiles, in units of :func:`spread`.
 
-    Questions are grouped by the kind they are taken for, which the classifier knows at run time too, and each
-    group is conformalised by itself (Mondrian conformal prediction, Vovk et al. 2003), so that a quantile
-    covers its share of every kind: ``settled`` on the questions that thinking helps, ``natural`` on all. A
-    group too small to learn from gets the largest correction of the others.
+    One case is one model's tokens on one question. Cases are grouped by the kind their question is taken for,
+    which the classifier knows at run time too, and each group is conformalised by itself (Mondrian conformal
+    prediction, Vovk et al. 2003), so that a quantile covers its share of every kind: ``settled`` on the
+    questions that thinking helps, ``natural`` on all. A group too small to learn from gets the largest
+    correction of the others.
+
+    Args:
+        out: Outputs of the network on ``questions``.
+        questions: Questions that took no part in training.
+        habits: What is taken off each model's tokens.
+        centres: What is taken off for the kind.
+        foreign: Leave the habits in, as for a model that is not known: the difference between models is then
+            covered too.
     """
     taken_for = out[:, 12:].argmax(axis=1)
     found = np.full((out.shape[1] - 12, 2, len(QUANTILES)), np.nan)
-    for kind, target in np.ndindex(found.shape[:2]):
-        used = (labels.weights[:, target] >= 1.0) & (taken_for == kind)
-        if used.sum() >= MIN_GROUP:
-            logs = out[used, 4 + 4 * target : 8 + 4 * target]
-            residual = (labels.tokens[used, target, None] - logs) / spread(logs)[:, None]
-            found[kind, target] = [conformal(residual[:, i], q) for i, q in enumerate(QUANTILES)]
+    for target in range(2):
+        pairs = [(q.settled, q.natural)[target] for q in questions]
+        cases = [(i, m, t) for i, found_pairs in enumerate(pairs) for m, t in found_pairs if t > 0]
+        if not cases:
+            continue
+        at = np.array([i for i, *_ in cases])
+        level = np.array([habits.generic if foreign else habits.level(m) for _, m, _ in cases])
+        logs = out[at, 4 + 4 * target : 8 + 4 * target]
+        tokens = np.log1p([t for *_, t in cases]) - level - centres[taken_for[at], target]
+        residual = (tokens[:, None] - logs) / spread(logs)[:, None]
+        for kind in range(len(found)):
+            used = residual[taken_for[at] == kind]
+            if len(used) >= MIN_GROUP:
+                found[kind, target] = [conformal(used[:, i], q) for i, q in enumerate(QUANTILES)]
     largest = np.nan_to_num(np.nanmax(found, axis=0, initial=-np.inf), neginf=0.0)
     return np.where(np.isnan(found), largest, found)
 

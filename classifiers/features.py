@@ -2,13 +2,15 @@
 across kinds.
 
 Only the first and the last ``CLIP`` characters of a long prompt are read, so a prompt of any size takes
-bounded time. No word is stored anywhere: n-grams exist as 32-bit hashes only.
+bounded time. A short last turn is read together with the turns before it: "yes" after a hard plan asks for
+the plan. No word is stored anywhere: n-grams exist as 32-bit hashes only.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import combinations, repeat
+from itertools import combinations
+from operator import eq
 from zlib import crc32
 
 import numpy as np
@@ -17,10 +19,14 @@ from numpy.typing import NDArray
 
 from budgetctl.types import Query
 
-VERSION = 1
-"""Weights fit one version of these features; it changes with every change of what is computed here."""
+VERSION = 2
+"""Weights fit one version of these features; it changes with every change of what is computed here. The dense
+features of version 1 are the first of version 2, so weights of version 1 still work."""
 
-CLIP = 4096
+CLIP = 2048
+SHORT_TURN = 80
+"""A last turn of fewer characters is read together with the conversation before it."""
+SHORT_LINE = 25
 MAX_NUMBER = 10**9
 FIRST = 4
 """So many numbers, in the order they are told, have their size and their distances among the features."""
@@ -29,9 +35,10 @@ Hashes = NDArray[np.uint32]
 Floats = NDArray[np.float64]
 
 _WORD = re.compile(rb"[a-z\x80-\xff]+|[0-9]+|[^\sa-z0-9]")
-_OPTION = re.compile(rb"(?:^|\n)[ \t]*\(?[a-j1-9][).:] ")
-_SALT_ASKED = np.uint32(0x5BD1E995)
-_SALT_NUMBER = np.uint32(0xC2B2AE35)
+# Begins with one certain byte, so it is searched for by that byte: many times faster than by a class.
+_OPTION = re.compile(rb"\n[ \t]*\(?[a-j1-9][).:] ")
+_SALT_ASKED = 0x5BD1E995
+_SALT_NUMBER = 0xC2B2AE35
 _MIX = np.uint32(0x9E3779B1)
 
 _CHARS: tuple[tuple[str, bytes], ...] = (
@@ -59,46 +66,101 @@ _LOGS = (
     *(f"asked_{name}" for name in CLASSES),
     *(f"chars_{name}" for name, _ in _CHARS),
 )
-DENSE = (*_PLAIN, *(f"log_{name}" for name in _LOGS))
+_SHARES = (
+    *("digits", "upper", "space", "letters", "single_characters"),
+    *("short_lines", "equal_lines"),
+)
+_SHAPES = (
+    *("distinct_bytes", "distinct_words", "longest_word", "decimals"),
+    *("longest_line", "mean_line"),
+)
+DENSE_V1 = (*_PLAIN, *(f"log_{name}" for name in _LOGS))
+DENSE = (
+    *DENSE_V1,
+    *(f"log_{name}" for name in _SHAPES),
+    *(f"share_{name}" for name in _SHARES),
+)
 """Names of the dense features, in order."""
 
-_CHAR_GROUPS = np.array([[float(bytes([c]) in chars) for _, chars in _CHARS] for c in range(256)])
-"""256 x groups: which byte counts in which group."""
+_GROUPS = (
+    *(chars for _, chars in _CHARS),
+    b"0123456789",
+    bytes(range(65, 91)),
+    b" \t\n\r",
+    bytes([*range(65, 91), *range(97, 123)]),
+)
+_GROUPED = np.array([*b"".join(_GROUPS)], dtype=np.intp)
+_GROUP_STARTS = np.cumsum([0, *map(len, _GROUPS[:-1])], dtype=np.intp)
+"""The bytes of all groups, one group after another, and where each begins."""
+_NO_BRACKETS = bytes(c for c in range(256) if c not in b"([{}])")
+_DECIMAL = re.compile(rb"[0-9][.][0-9]")
+_IS_LOG = np.array([name.startswith("log_") for name in DENSE])
 
 
 def encode(query: Query) -> tuple[Hashes, Floats]:
     """Return the hashes of the n-grams of a query (with repetitions) and its dense features."""
-    text = query.text
-    if len(text) > 2 * CLIP:
-        text = f"{text[:CLIP]}\n{text[-CLIP:]}"
-    raw = text.lower().encode("utf-8", "replace")
+    text = _read(query)
+    cased = text.encode("utf-8", "replace")
+    raw = cased.lower() if len(cased) == len(text) else text.lower().encode("utf-8", "replace")
     start, end = _asked(raw)
-    before, asked = _WORD.findall(raw[:start]), _WORD.findall(raw[start:end])
-    words = [*before, *asked, *_WORD.findall(raw[end:])]
-    places = [i for i, w in enumerate(words) if w.isdigit()]
+    before, asked = _WORD.findall(raw, 0, start), _WORD.findall(raw, start, end)
+    words = before + asked + _WORD.findall(raw, end)
+    numbers = [*filter(bytes.isdigit, words)]
     n = len(words) or 1
-    plain = [
-        sum(map(len, words)) / n,
-        len(set(words)) / n,
-        0.0 if text.isascii() else 1.0 - len(text.encode("ascii", "ignore")) / len(text),
+    lengths = [*map(len, words)]
+    distinct = len(set(words))
+    counted = np.bincount(np.frombuffer(cased, dtype=np.uint8), minlength=256)
+    chars = np.add.reduceat(counted.take(_GROUPED), _GROUP_STARTS).tolist()
+    size = len(cased) or 1
+    short, equal, longest, mean = _lines(raw)
+    values = (
+        # _PLAIN
+        sum(lengths) / n,
+        distinct / n,
+        1.0 - len(text.encode("ascii", "ignore")) / len(text) if len(cased) != len(text) else 0.0,
         end >= len(raw.rstrip()),
         _depth(raw),
         query.has_tools,
         query.structured,
-    ]
-    counts = [
+        # _LOGS
         *(len(query.text), len(words), raw.count(b". ") + raw.count(b"? ") + raw.count(b"! ")),
-        *(end - start, len(_OPTION.findall(raw))),
-        *_numbers([words[i] for i in places], [w for w in asked if w.isdigit()]),
+        *(end - start, len(_OPTION.findall(b"\n" + raw))),
+        *_numbers(numbers, [*filter(bytes.isdigit, asked)]),
         *_conversation(query),
         *_classes(words),
         *_classes(asked),
-    ]
-    counted = np.bincount(np.frombuffer(raw, dtype=np.uint8), minlength=256)
-    chars = np.asarray(counted @ _CHAR_GROUPS, dtype=np.float64)
-    dense = np.concatenate((np.array(plain + counts, dtype=np.float64), chars))
-    np.log1p(dense[len(plain) :], out=dense[len(plain) :])
-    return _ngrams(words, slice(len(before), len(before) + len(asked)), places), dense
+        *chars[: len(_CHARS)],
+        # _SHAPES
+        *(np.count_nonzero(counted), distinct, max(lengths, default=0)),
+        *(len(_DECIMAL.findall(raw)) if numbers else 0, longest, mean),
+        # _SHARES
+        *[c / size for c in chars[len(_CHARS) :]],
+        *(lengths.count(1) / n, short, equal),
+    )
+    dense = np.fromiter(values, dtype=np.float64, count=len(DENSE))
+    np.log1p(dense, out=dense, where=_IS_LOG)
+    return _ngrams(words, slice(len(before), len(before) + len(asked)), numbers), dense
+
+
+def _read(query: Query) -> str:
+    """Return the text that is read: of a short turn with what was said before it, of a long one both ends."""
+    text = query.text
+    if query.recent and len(text) < SHORT_TURN:
+        text = "\n".join((*(turn.text for turn in query.recent), text))
+    return text if len(text) <= 2 * CLIP else f"{text[:CLIP]}\n{text[-CLIP:]}"
+
+
+def _lines(raw: bytes) -> tuple[float, float, int, float]:
+    """Return the shares of short lines and of lines as long as the one before, the longest and mean length.
+
+    Blank lines do not count. Equal lengths are what grids and tables look like.
+    """
+    if b"\n" not in raw:
+        return float(len(raw) < SHORT_LINE), 0.0, len(raw), len(raw)
+    lengths = [len(line) for line in raw.split(b"\n") if line] or [0]
+    n = len(lengths)
+    short = sum(map(SHORT_LINE.__gt__, lengths))
+    return short / n, sum(map(eq, lengths, lengths[1:])) / n, max(lengths), sum(lengths) / n
 
 
 def describe(query: Query) -> dict[str, float]:
@@ -128,12 +190,12 @@ def _numbers(found: list[bytes], asked: list[bytes]) -> tuple[int, ...]:
     first = (values + [0] * FIRST)[:FIRST]
     return (
         len(found),
-        sum(v >= 10 for v in values),
+        sum(map((10).__le__, values)),
         max(values),
         sum(values),
         values[-1],
         *first,
-        *(abs(a - b) for a, b in combinations(first, 2)),
+        *[abs(a - b) for a, b in combinations(first, 2)],
         len(asked),
         max(map(_value, asked), default=0),
     )
@@ -145,23 +207,21 @@ def _value(digits: bytes) -> int:
 
 def _depth(raw: bytes) -> int:
     """Return how deep brackets nest."""
-    if b"(" not in raw and b"[" not in raw and b"{" not in raw:
-        return 0
     depth = deepest = 0
-    for c in raw:
+    for c in raw.translate(None, _NO_BRACKETS):
         if c in b"([{":
             depth += 1
             deepest = max(deepest, depth)
-        elif c in b")]}" and depth:
+        elif depth:
             depth -= 1
     return deepest
 
 
 def _classes(words: list[bytes]) -> list[int]:
-    counts = [0] * (len(CLASSES) + 1)
-    for found in map(WORD_CLASS.get, words, repeat(-1)):
-        counts[found] += 1
-    return counts[:-1]
+    counts = [0] * len(CLASSES)
+    for word in filter(WORD_CLASS.__contains__, words):
+        counts[WORD_CLASS[word]] += 1
+    return counts
 
 
 def _conversation(query: Query) -> tuple[int, ...]:
@@ -170,12 +230,13 @@ def _conversation(query: Query) -> tuple[int, ...]:
     return len(query.recent), recent, others, query.system_chars
 
 
-def _ngrams(words: list[bytes], asked: slice, places: list[int]) -> Hashes:
+def _ngrams(words: list[bytes], asked: slice, numbers: list[bytes]) -> Hashes:
     """Return hashes of words and pairs, of the asking sentence's own words and pairs, and of number pairs.
 
     A pair that spans two of the three lists is a word no text has; it is harmless and saves five calls.
     """
-    singles = np.array([*map(crc32, words)], dtype=np.uint32)
-    numbers = singles[np.array(places, dtype=np.intp)]
-    singles = np.concatenate((singles, singles[asked] ^ _SALT_ASKED, numbers ^ _SALT_NUMBER))
+    found = [*map(crc32, words)]
+    found += [h ^ _SALT_ASKED for h in found[asked]]
+    found += [crc32(w) ^ _SALT_NUMBER for w in numbers]
+    singles = np.array(found, dtype=np.uint32)
     return np.concatenate((singles, singles[:-1] * _MIX ^ singles[1:]))

@@ -1,14 +1,11 @@
 """The built-in classifier: a table of hashed n-grams, dense features, one small hidden layer; numpy alone.
 
     hidden = relu([sum of the known n-grams' rows / sqrt(n), standardised dense features] @ W + b)
-    four classes (right in both ways, only with thinking, only without, in neither) -> p_off, p_full
-    four quantiles each of log(1 + tokens) of ``settled`` and ``natural``
-    which kind of training question it looks like -> which calibration holds
+    outputs: four classes, four quantiles each of settled and natural thinking, kinds of traffic
 
-The classes are calibrated (temperature and biases) and the quantiles conformalised (Romano et al. 2019), kind
-by kind, on questions that took no part in training. ``confidence`` is how much the query looks like those:
-the share of its n-grams that occur in training, and how far its dense features lie outside their range.
-Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
+:mod:`budgetctl.classifiers.readout` turns the outputs into an estimate. ``confidence`` is how much the query
+looks like what was trained on: the share of its n-grams that occur there, and how far its dense features lie
+outside their range. Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
 """
 
 from __future__ import annotations
@@ -21,24 +18,21 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import features
+from budgetctl.classifiers import features, readout
+from budgetctl.classifiers.readout import Readout
 from numpy.typing import NDArray
 
 from budgetctl.errors import ClassifierError
-from budgetctl.types import Estimate, Quantiles, Query
+from budgetctl.types import Estimate, Query
 
-QUANTILES = (0.5, 0.8, 0.9, 0.95)
-SCHEMA_VERSION = 1
-FOREIGN_MODEL = 0.25
-"""Confidence is multiplied by this for a named model that is not among those the weights were trained on."""
-MIN_SPREAD = 0.05
-MAX_LOG = 20.0
-"""No estimate is above e**20 tokens, whatever the weights."""
+SCHEMA_VERSION = 2
+SIEVE_BITS = 18
+"""By so many leading bits most unknown hashes are told; 16,384 known ones take one value in sixteen."""
+_SIEVE_SHIFT = np.uint32(32 - SIEVE_BITS)
 
 Array = NDArray[Any]
 
@@ -50,7 +44,6 @@ class Source:
     datasets: tuple[str, ...]
     models: tuple[str, ...]
     questions: int
-    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +59,8 @@ class Header:
     created: str
     trained_on: Source
     calibrated_on: Source
+    models: tuple[str, ...]
+    """Models whose habits are known, in the order of the array ``habits``."""
     note: str
     sha256: str = ""
 
@@ -86,6 +81,7 @@ class Header:
             features=_typed(found, "features", int),
             trained_on=_source(found, "trained_on"),
             calibrated_on=_source(found, "calibrated_on"),
+            models=tuple(map(str, _typed(found, "models", list))),
             **{key: _typed(found, key, str) for key in ("name", "created", "note", "sha256")},
         )
 
@@ -93,7 +89,7 @@ class Header:
 def _source(header: Mapping[str, Any], key: str) -> Source:
     found = _typed(header, key, dict)
     names = {k: tuple(map(str, _typed(found, k, list))) for k in ("datasets", "models")}
-    return Source(questions=_typed(found, "questions", int), rows=_typed(found, "rows", int), **names)
+    return Source(questions=_typed(found, "questions", int), **names)
 
 
 def _typed(found: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -113,16 +109,13 @@ ARRAYS: dict[str, int] = {
     "hidden_bias": 1,
     "heads": 2,
     "heads_bias": 1,
-    "temperature": 1,
-    "class_bias": 2,
-    "shift": 3,
     "familiar": 0,
+    **readout.ARRAYS,
 }
 """The arrays of a weight file and their number of dimensions.
 
-``known`` sorted hashes, ``rows`` their vectors; ``centre scale low high`` of the dense features; ``shift``
-conformal corrections kinds x [settled, natural] x quantiles, in units of :func:`spread`; ``familiar`` the
-share of known n-grams that usual traffic has.
+``known`` sorted hashes, ``rows`` their vectors; ``centre scale low high`` of the dense features; ``familiar``
+the share of known n-grams that usual traffic has; the rest belongs to the readout.
 """
 
 
@@ -133,20 +126,22 @@ class LinearClassifier:
         self.header = header
         self._arrays = arrays
         self._known = arrays["known"]
+        # Most n-grams are unknown. One look at their leading bits tells so for nearly all of these, which is
+        # several times cheaper than a binary search for each.
+        self._sieve = np.zeros(1 << SIEVE_BITS, dtype=bool)
+        self._sieve[self._known >> _SIEVE_SHIFT] = True
         wide = {k: v.astype(np.float64) for k, v in arrays.items() if k not in ("known", "rows")}
-        # What is linear is multiplied out once: a query costs a sum of rows and two small products.
+        # Narrow rows stay in the processor's cache; multiplied out to the hidden layer they would not.
         width = arrays["rows"].shape[1]
-        self._rows = arrays["rows"].astype(np.float32) @ arrays["hidden"][:width].astype(np.float32)
+        self._rows = arrays["rows"].astype(np.float32)
         self._inverse = 1.0 / wide["scale"]
-        self._dense = self._inverse[:, None] * wide["hidden"][width:]
-        self._bias = wide["hidden_bias"] - wide["centre"] @ self._dense
+        dense = self._inverse[:, None] * wide["hidden"][width:]
+        self._hidden = np.concatenate((wide["hidden"][:width], dense))
+        self._bias = wide["hidden_bias"] - wide["centre"] @ dense
         self._low, self._high = wide["low"], wide["high"]
         self._heads, self._heads_bias = wide["heads"], wide["heads_bias"]
-        self._inverse_temperature = (1.0 / wide["temperature"]).tolist()
-        self._class_bias = wide["class_bias"].tolist()
-        self._shift = wide["shift"].tolist()
         self._familiar = float(wide["familiar"])
-        self._models = frozenset(_base_name(m) for m in header.trained_on.models)
+        self._readout = Readout(arrays, header.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
 
     @property
@@ -159,28 +154,33 @@ class LinearClassifier:
         """SHA-256 of the arrays."""
         return self.header.sha256
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models whose habits are known."""
+        return self.header.models
+
     def estimate(self, query: Query) -> Estimate:
-        """Return the success curve of ``query``, in tokens of the model the weights were trained on."""
-        hashes, dense = features.encode(query)
+        """Return the success curve of ``query``, in tokens of its model or of a generic reasoner."""
+        return self.estimate_encoded(features.encode(query), model=query.model)
+
+    def estimate_encoded(self, encoded: tuple[Array, Array], *, model: str | None) -> Estimate:
+        """Return the estimate for features that are read already."""
+        hashes, dense = encoded
         rows, share = self._look_up(hashes)
+        # Weights of features version 1 know the first of the dense features only.
+        dense = dense[: len(self._low)]
         clipped = np.minimum(np.maximum(dense, self._low), self._high)
-        outside = float((np.abs(dense - clipped) * self._inverse).max())
-        bag = self._rows.take(rows, axis=0).sum(axis=0) / math.sqrt(len(rows) or 1)
-        hidden = np.maximum(bag + clipped @ self._dense + self._bias, 0.0)
-        out: list[float] = (hidden @ self._heads + self._heads_bias).tolist()
-        kind = max(range(12, len(out)), key=out.__getitem__) - 12
-        p_off, p_full = self._probabilities(out[:4], kind)
-        shift = self._shift[kind]
-        settled = _tokens(out[4:8], shift[0])
-        # Thinking ends after it has settled.
-        natural = [max(pair) for pair in zip(settled, _tokens(out[8:12], shift[1]), strict=True)]
-        return Estimate(
-            p_off=p_off,
-            p_full=p_full,
-            settled=_named(settled),
-            natural=_named(natural),
-            confidence=self._confidence(share, outside, query.model),
-            source=self._source,
+        dense -= clipped
+        dense *= self._inverse
+        outside = float(np.maximum.reduce(np.abs(dense, out=dense)))
+        bag = np.add.reduce(self._rows.take(rows, axis=0), axis=0) / math.sqrt(len(rows) or 1)
+        hidden = np.concatenate((bag, clipped)).dot(self._hidden)
+        hidden += self._bias
+        outputs = np.maximum(hidden, 0.0, out=hidden).dot(self._heads)
+        outputs += self._heads_bias
+        out: list[float] = outputs.tolist()
+        return self._readout.estimate(
+            out, model=model, confidence=self._confidence(share, outside), source=self._source
         )
 
     def describe(self, query: Query) -> dict[str, float]:
@@ -191,26 +191,17 @@ class LinearClassifier:
         """Return the rows of the known n-grams, each once, and the share of n-grams that are known."""
         if not len(hashes) or not len(self._known):
             return np.empty(0, dtype=np.intp), 0.0
-        at = self._known.searchsorted(hashes)
-        found = at[self._known.take(at, mode="clip") == hashes]
+        likely = hashes[self._sieve.take(hashes >> _SIEVE_SHIFT)]
+        likely.sort()  # Neighbours are found near each other: half the time where there are many.
+        at = self._known.searchsorted(likely)
+        found = at[self._known.take(at, mode="clip") == likely]
         once = np.zeros(len(self._known), dtype=bool)
         once[found] = True
         return once.nonzero()[0], len(found) / len(hashes)
 
-    def _probabilities(self, logits: list[float], kind: int) -> tuple[float, float]:
-        sharpness, bias = self._inverse_temperature[kind], self._class_bias[kind]
-        scaled = [x * sharpness + b for x, b in zip(logits, bias, strict=True)]
-        top = max(scaled)
-        both, only_full, only_off, neither = [math.exp(x - top) for x in scaled]
-        total = both + only_full + only_off + neither
-        return (both + only_off) / total, (both + only_full) / total
-
-    def _confidence(self, share: float, outside: float, model: str | None) -> float:
+    def _confidence(self, share: float, outside: float) -> float:
         """Full at the share of known n-grams that usual traffic has, none at half of it."""
-        confidence = min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) * math.exp(-outside)
-        return (
-            confidence if model is None or _base_name(model) in self._models else FOREIGN_MODEL * confidence
-        )
+        return min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) * math.exp(-outside)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:
@@ -257,7 +248,8 @@ def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
     if "header" not in arrays:
         raise ValueError("no header: not a weight file of this package")
     header = Header.from_json(arrays.pop("header").tobytes())
-    if header.features != features.VERSION:
+    width = {1: len(features.DENSE_V1), features.VERSION: len(features.DENSE)}.get(header.features)
+    if width is None:
         raise ValueError(
             f"made for features version {header.features}, this package computes {features.VERSION}"
         )
@@ -267,29 +259,11 @@ def _checked(arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
     wrong = [name for name, ndim in ARRAYS.items() if arrays[name].ndim != ndim]
     if wrong:
         raise ValueError(f"arrays have the wrong number of dimensions: {', '.join(wrong)}")
+    if arrays["low"].shape != (width,) or len(arrays["habits"]) != len(header.models):
+        raise ValueError("arrays do not fit each other: damaged or altered")
     seen = digest(arrays)
     if seen != header.sha256:
         raise ValueError(
             f"checksum is {seen[:12]}.., the header says {header.sha256[:12]}..: damaged or altered"
         )
     return header, arrays
-
-
-def spread(logs: Array) -> Array:
-    """Return the unit of conformal corrections: the predicted distance between the median and p95."""
-    return np.asarray(np.maximum(logs[..., 3] - logs[..., 0], MIN_SPREAD))
-
-
-def _tokens(logs: list[float], shift: list[float]) -> list[float]:
-    """Return corrected quantiles in tokens, made non-decreasing."""
-    unit = max(logs[3] - logs[0], MIN_SPREAD)
-    corrected = accumulate((log + s * unit for log, s in zip(logs, shift, strict=True)), max, initial=0.0)
-    return [math.expm1(min(log, MAX_LOG)) for log in corrected][1:]
-
-
-def _named(values: list[float]) -> Quantiles:
-    return Quantiles(p50=values[0], p80=values[1], p90=values[2], p95=values[3])
-
-
-def _base_name(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1].lower()

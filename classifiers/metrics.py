@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers.linear import QUANTILES
+from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.targets import Example
 
 from budgetctl.types import Estimate
@@ -72,7 +72,7 @@ def _ranks(values: Any) -> Any:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _quantiles(pairs: list[tuple[Any, int]]) -> dict[str, Any]:
+def _quantiles(pairs: list[tuple[Any, float]]) -> dict[str, Any]:
     coverage = [_share([y <= _at(p, q) for p, y in pairs]) for q in QUANTILES]
     losses = [_pinball(pairs, q) for q in QUANTILES]
     return {
@@ -83,7 +83,7 @@ def _quantiles(pairs: list[tuple[Any, int]]) -> dict[str, Any]:
     }
 
 
-def _pinball(pairs: list[tuple[Any, int]], q: float) -> float | None:
+def _pinball(pairs: list[tuple[Any, float]], q: float) -> float | None:
     if not pairs:
         return None
     error = np.array([np.log1p(y) - np.log1p(_at(p, q)) for p, y in pairs])

@@ -13,22 +13,26 @@ from budgetctl.errors import ClassifierError
 GROUP = "budgetctl.classifiers"
 """Entry-point group: each entry is a callable without arguments that returns a classifier."""
 
-BUILT_IN = {"default": "default.npz"}
+BUILT_IN = {"default": ("default.npz", "pocket.npz"), "pocket": ("pocket.npz",)}
+"""Weights that ship with the package; of several, who knows the query answers."""
 
 
 def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:
     """Return a classifier, loaded once per process.
 
     Args:
-        name_or_path: ``default``, the path of an ``.npz`` file, or the name of an entry point in the group
-            ``budgetctl.classifiers``. A file that changes on disk is loaded again.
+        name_or_path: ``default``, ``pocket`` (the embedded reasoner's own weights), ``heuristic``, the
+            path of an ``.npz`` file, or the name of an entry point in the group ``budgetctl.classifiers``.
+            A file that changes on disk is loaded again.
 
     Raises:
         ClassifierError: There is no such classifier, or its weights cannot be used.
     """
     name = os.fspath(name_or_path)
     if name in BUILT_IN:
-        return _from_file(Path(__file__).with_name(BUILT_IN[name]), None)
+        return _built_in(name)
+    if name == "heuristic":
+        return _heuristic()
     if name.endswith(".npz"):
         path = Path(name).absolute()
         try:
@@ -36,6 +40,22 @@ def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:
         except OSError as error:
             raise ClassifierError(f"{path}: {error.strerror or error}") from error
     return _from_entry_point(name)
+
+
+@cache
+def _built_in(name: str) -> Classifier:
+    from budgetctl.classifiers.experts import Experts
+    from budgetctl.classifiers.linear import LinearClassifier
+
+    found = [LinearClassifier.load(Path(__file__).with_name(file)) for file in BUILT_IN[name]]
+    return found[0] if len(found) == 1 else Experts(found, name=name)
+
+
+@cache
+def _heuristic() -> Classifier:
+    from budgetctl.classifiers.heuristic import HeuristicClassifier
+
+    return HeuristicClassifier()
 
 
 @cache
@@ -51,7 +71,7 @@ def _from_entry_point(name: str) -> Classifier:
 
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in installed:
-        known = ", ".join(sorted({*BUILT_IN, *installed}))
+        known = ", ".join(sorted({*BUILT_IN, "heuristic", *installed}))
         raise ClassifierError(f"no classifier {name!r}; known: {known}, or the path of an .npz file")
     try:
         classifier = installed[name].load()()

@@ -11,6 +11,9 @@ Per question and sample of a recording (rows as in the documentation of recordin
              recorded: a wrong answer loses nothing by being cut, so it says nothing about how much is enough.
 
 What is not recorded is None.
+
+The questions of all models are then pooled: ``off`` and ``full`` become the shares of models that are right,
+and tokens stay with the model that used them, since each has habits (:mod:`budgetctl.classifiers.habits`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,22 +34,97 @@ REQUIRED = ("dataset", "question_id", "model", "budget", "correct")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One question and sample with everything that its recording tells."""
+    """One question, model and sample with everything that its recording tells.
+
+    Attributes:
+        kind: Kind of traffic, such as a benchmark: what is calibrated together.
+        task: Task type, such as a generator of puzzles: what is new or not as a whole.
+        off: Right without thinking, or the share of several models that are.
+        full: Right at the end of natural thinking, or a share likewise.
+        natural: Tokens.
+        settled: Tokens.
+        level: Difficulty that the source names, as a z-score within it.
+    """
 
     question_id: str
     dataset: str
     model: str
     kind: str
     text: str
-    off: bool | None
-    full: bool
-    natural: int | None
-    settled: int | None
+    task: str = ""
+    off: float | None = None
+    full: float | None = None
+    natural: float | None = None
+    settled: float | None = None
+    level: float | None = None
 
     @property
     def helped(self) -> bool:
         """Whether it takes thinking to be, and to stay, right: these make up the curve of ``settled``."""
         return self.settled is not None and self.settled > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What all models' recordings tell of one question.
+
+    Attributes:
+        off: Share of models right without thinking.
+        full: Share of models right with it.
+        natural: (model, tokens) pairs.
+        settled: (model, tokens) pairs.
+    """
+
+    question_id: str
+    dataset: str
+    kind: str
+    task: str
+    text: str
+    off: float | None
+    full: float | None
+    natural: tuple[tuple[str, float], ...]
+    settled: tuple[tuple[str, float], ...]
+    level: float | None
+
+
+def pool(examples: Iterable[Example]) -> list[Question]:
+    """Return one question per distinct text (white space aside), in the order they are found.
+
+    The first example names it. A model with several samples counts once.
+    """
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(" ".join(example.text.split()), []).append(example)
+    return [_pooled(group) for group in groups.values()]
+
+
+def _pooled(examples: Sequence[Example]) -> Question:
+    first = examples[0]
+    levels = [e.level for e in examples if e.level is not None]
+    return Question(
+        question_id=first.question_id,
+        dataset=first.dataset,
+        kind=first.kind,
+        task=first.task,
+        text=first.text,
+        off=_mean([*_by_model((e.model, e.off) for e in examples).values()]),
+        full=_mean([*_by_model((e.model, e.full) for e in examples).values()]),
+        natural=tuple(_by_model((e.model, e.natural) for e in examples).items()),
+        settled=tuple(_by_model((e.model, e.settled) for e in examples).items()),
+        level=_mean(levels),
+    )
+
+
+def _by_model(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for model, value in pairs:
+        if value is not None:
+            found.setdefault(model, []).append(value)
+    return {model: sum(values) / len(values) for model, values in found.items()}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def read(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
@@ -112,6 +190,7 @@ def _example(key: tuple[str, str, str, int], rows: list[Mapping[str, Any]]) -> E
         dataset=dataset,
         model=model,
         kind=str(end.get("subject") or end.get("cluster") or ""),
+        task=str(end.get("cluster") or end.get("subject") or ""),
         text=text,
         off=None if off is None else bool(off),
         full=full,

@@ -1,13 +1,15 @@
 """Weights from recordings: ``python -m budgetctl.classifiers.train CUBE.. --calibration CUBE.. --out FILE``.
 
-Training and calibration must be different questions: one that occurs in both is taken out of training.
-Needs the ``train`` extra. Prints the metrics on the calibration questions (for which calibration is
-in-sample) and on each ``--test`` recording as JSON.
+Training and calibration are different questions: one that occurs in both is taken out of training. What is
+learnt from training questions alone is the network and the habits of models; calibration questions give the
+probabilities and quantiles their meaning. Needs the ``train`` extra. Prints the metrics on the calibration
+questions (for which calibration is in-sample) and on each ``--test`` recording as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import calibrate, features, fit, metrics, targets
+from budgetctl.classifiers import calibrate, features, fit, habits, metrics, targets
 from budgetctl.classifiers.linear import Header, LinearClassifier, Source, digest
-from budgetctl.classifiers.targets import Example
+from budgetctl.classifiers.targets import Example, Question, pool
 from numpy.typing import NDArray
 
 from budgetctl.errors import BudgetctlError, ClassifierError
@@ -35,6 +37,7 @@ def train(
     note: str,
     created: str,
     recipe: fit.Recipe | None = None,
+    progress: fit.Progress = fit.quiet,
 ) -> LinearClassifier:
     """Fit a classifier on ``training`` and calibrate it on ``calibration``.
 
@@ -42,41 +45,50 @@ def train(
         ClassifierError: Too few questions are left on either side, or the ``train`` extra is missing.
     """
     recipe = recipe or fit.Recipe()
-    kept_back = {e.question_id for e in calibration} | {e.text for e in calibration}
-    training = [e for e in training if e.question_id not in kept_back and e.text not in kept_back]
-    for side, examples in (("training", training), ("calibration", calibration)):
-        if len({e.question_id for e in examples}) < MIN_QUESTIONS:
-            raise ClassifierError(
-                f"{side}: {len(examples)} examples; at least {MIN_QUESTIONS} questions are needed"
-            )
-    kinds = sorted({e.kind for e in training})
-    encoded = fit.encode(training)
+    asked, held = _apart(training, calibration)
+    kinds = sorted({q.kind for q in asked})
+    encoded = fit.encode(asked)
     known = fit.vocabulary(encoded, recipe)
     scaler = fit.Scaler.of(np.array([dense for _, dense in encoded]))
-    params = fit.fit(_inputs(encoded, known, scaler), fit.labels(training, kinds), recipe)
-    held = fit.encode(calibration)
-    arrays = {
+    learnt = habits.fit(asked)
+    x = _inputs(encoded, known, scaler)
+    labels = fit.labels(asked, learnt, kinds)
+    params = fit.fit(x, labels, recipe, progress=progress)
+    arrays: dict[str, NDArray[Any]] = {
         "known": known,
         **{key: value.astype(np.float16 if key == "rows" else np.float32) for key, value in params.items()},
         **{key: getattr(scaler, key).astype(np.float32) for key in ("centre", "scale", "low", "high")},
-        "familiar": np.float32(np.quantile([_share(hashes, known) for hashes, _ in held], 0.05)),
     }
-    out = fit.forward({k: arrays[k].astype(np.float32) for k in params}, _inputs(held, known, scaler))
-    labels = fit.labels(calibration, kinds)
-    temperature, bias = calibrate.classes(out, labels.classes)
-    arrays |= {"temperature": temperature.astype(np.float32), "class_bias": bias.astype(np.float32)}
-    arrays["shift"] = calibrate.shifts(out, labels).astype(np.float32)
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    rounded = {k: arrays[k].astype(np.float32) for k in params}
+    encoded_held = fit.encode(held)
+    out = fit.forward(rounded, _inputs(encoded_held, known, scaler))
+    familiar = np.quantile([_share(hashes, known) for hashes, _ in encoded_held], 0.05)
+    arrays["familiar"] = np.asarray(familiar, dtype=np.float32)
+    calibrated, models = calibrate.readout(out, held, learnt, kinds, labels.centres)
+    arrays |= calibrated
     header = Header(
         name=name,
         features=features.VERSION,
         created=created,
-        trained_on=_source(training),
-        calibrated_on=_source(calibration),
+        trained_on=_source(asked),
+        calibrated_on=_source(held),
+        models=models,
         note=note,
         sha256=digest(arrays),
     )
     return LinearClassifier(header, arrays)
+
+
+def _apart(
+    training: Sequence[Example], calibration: Sequence[Example]
+) -> tuple[list[Question], list[Question]]:
+    held, asked = pool(calibration), pool(training)
+    kept_back = {q.question_id for q in held} | {" ".join(q.text.split()) for q in held}
+    asked = [q for q in asked if q.question_id not in kept_back and " ".join(q.text.split()) not in kept_back]
+    for side, questions in (("training", asked), ("calibration", held)):
+        if len(questions) < MIN_QUESTIONS:
+            raise ClassifierError(f"{side}: {len(questions)} questions; at least {MIN_QUESTIONS} are needed")
+    return asked, held
 
 
 def _inputs(encoded: Any, known: NDArray[Any], scaler: fit.Scaler) -> fit.Inputs:
@@ -90,18 +102,22 @@ def _share(hashes: NDArray[Any], known: NDArray[Any]) -> float:
     return float(np.isin(hashes, known).mean()) if len(hashes) else 0.0
 
 
-def _source(examples: Sequence[Example]) -> Source:
+def _source(questions: Sequence[Question]) -> Source:
     return Source(
-        datasets=tuple(sorted({e.dataset for e in examples})),
-        models=tuple(sorted({e.model for e in examples})),
-        questions=len({e.question_id for e in examples}),
-        rows=len(examples),
+        datasets=tuple(sorted({q.dataset for q in questions})),
+        models=tuple(sorted({m for q in questions for m, _ in q.natural})),
+        questions=len(questions),
     )
+
+
+def split(question: str, *, seed: int = 0) -> float:
+    """Return a number in [0, 1) for a question, the same on every machine: what a split is drawn by."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{question}".encode(), digest_size=8).digest()) / 2**64
 
 
 def evaluate(classifier: LinearClassifier, examples: Sequence[Example]) -> dict[str, Any]:
     """Return the metrics of a classifier on examples."""
-    estimates = [classifier.estimate(Query.from_text(e.text, model=e.model)) for e in examples]
+    estimates = [classifier.estimate(Query.from_text(e.text, model=e.model or None)) for e in examples]
     return metrics.evaluate(estimates, examples)
 
 

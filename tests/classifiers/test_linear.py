@@ -150,6 +150,6 @@ def test_an_npz_that_is_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_lacks_a_field_names_it(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 1}', dtype=np.uint8))
+    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 2}', dtype=np.uint8))
     with pytest.raises(ClassifierError, match="header: features: int expected, seen None"):
         LinearClassifier.load(tmp_path / "w.npz")

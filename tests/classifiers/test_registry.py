@@ -60,7 +60,10 @@ def test_an_installed_package_can_bring_its_own() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody", "no classifier 'nobody'; known: broken, default, mine, odd, or the path"),
+        (
+            "nobody",
+            "no classifier 'nobody'; known: broken, default, heuristic, mine, odd, pocket, or the path",
+        ),
         ("broken", "failed to load: RuntimeError.*no weights here"),
         ("odd", "lacks one of name, hash, estimate: seen dict"),
     ],

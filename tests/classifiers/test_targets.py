@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from budgetctl.classifiers.targets import Example, read
+from budgetctl.classifiers.targets import Example, pool, read
 
 from budgetctl.errors import ClassifierError
 
@@ -70,6 +70,26 @@ def test_samples_of_a_question_are_separate_examples(tmp_path: Path) -> None:
     again = [{**row, "sample": 1} for row in recording({0: True})]
     path = write(tmp_path / "cube.jsonl.gz", recording({0: False}) + again)
     assert [e.settled for e in read([path])] == [100, 0]
+
+
+def example(model: str, text: str = "Why is it?", **values: float) -> Example:
+    return Example(question_id="d/1", dataset="d", model=model, kind="k", text=text, **values)
+
+
+def test_models_are_pooled_by_the_text_of_the_question() -> None:
+    [question, other] = pool(
+        [
+            example("a", off=0.0, natural=10.0),
+            example("a", off=1.0, natural=30.0),
+            example("b", text="Why  is\nit?", off=1.0, full=1.0, settled=5.0),
+            example("b", text="Why?", level=1.5),
+        ]
+    )
+    assert question.off == 0.75, "a model with two samples counts once"
+    assert question.full == 1.0
+    assert question.natural == (("a", 20.0),)
+    assert question.settled == (("b", 5.0),)
+    assert (other.off, other.full, other.natural, other.level) == (None, None, (), 1.5)
 
 
 def test_a_recording_without_natural_rows_is_an_error(tmp_path: Path) -> None:

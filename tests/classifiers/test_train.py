@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import calibrate, fit, load, train
+from budgetctl.classifiers import calibrate, fit, habits, load, train
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.metrics import auc, evaluate, spearman
-from budgetctl.classifiers.targets import Example
+from budgetctl.classifiers.targets import Example, Question, pool
 
 from budgetctl.errors import ClassifierError
 from budgetctl.types import Query
@@ -63,29 +63,33 @@ def test_the_same_recipe_gives_the_same_weights(recorded: Recorded) -> None:
 
 
 def test_too_few_questions_are_refused(recorded: Recorded) -> None:
-    with pytest.raises(ClassifierError, match="calibration: 10 examples; at least 50 questions"):
+    with pytest.raises(ClassifierError, match="calibration: 10 questions; at least 50 are needed"):
         train.train(recorded["train"], recorded["calibration"][:10], name="x", note="", created="")
 
 
 def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
     """Finite differences of the printed loss, on a smooth point of it, against the analytic gradient."""
-    examples = recorded["train"][:40]
-    recipe = fit.Recipe(width=4, hidden=6, drop=0.0, min_count=2)
-    encoded = fit.encode(examples)
+    leveled = [replace(e, level=float(len(e.text) % 3)) for e in recorded["train"][:30]]
+    asked = pool(leveled + [replace(e, off=None) for e in recorded["train"][30:40]])
+    recipe = fit.Recipe(width=4, hidden=6, drop=0.0, min_count=2, level=0.5)
+    encoded = fit.encode(asked)
     known = fit.vocabulary(encoded, recipe)
     x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
-    y, rng = fit.labels(examples, ["look", "walk"]), np.random.default_rng(3)
+    y, rng = fit.labels(asked, habits.fit(asked), ["look", "walk"]), np.random.default_rng(3)
     params = {k: v.astype(float) for k, v in fit._initial(x, y, recipe, rng).items()}
     grads = fit._gradients(params, x, y, np.arange(40), recipe, rng)
 
     def loss() -> float:
         out = fit.forward(params, x)
-        chance = (fit.softmax(out[:, :4]) * y.classes).sum(axis=1)
+        p = fit.softmax(out[:, :4])
+        allowed = np.array([[_allows(q, c) for c in _CLASSES] for q in asked])
+        chance = (p * allowed).sum(axis=1)
         q = np.tile(fit.QUANTILES, 2)
         error = np.repeat(y.tokens, 4, axis=1) - out[:, 4:12]
         pinball = np.maximum(q * error, (q - 1) * error) * np.repeat(y.weights, 4, axis=1)
-        kind = -np.log((fit.softmax(out[:, 12:]) * y.kinds).sum(axis=1))
-        rest = recipe.pinball * pinball.sum(axis=1) + recipe.kind * kind
+        kind = -np.log((fit.softmax(out[:, 12:-1]) * y.kinds).sum(axis=1))
+        level = np.nan_to_num(0.5 * (out[:, -1] - y.level) ** 2)
+        rest = recipe.pinball * pinball.sum(axis=1) + recipe.kind * kind + recipe.level * level
         return float((rest - np.log(chance)).mean())
 
     for name in ("heads", "hidden", "hidden_bias", "rows"):
@@ -98,10 +102,36 @@ def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
         assert (above - below) / 2e-6 == pytest.approx(grads[name][at], rel=1e-3)
 
 
-def test_an_unknown_outcome_allows_the_classes_it_leaves_open(recorded: Recorded) -> None:
-    known = replace(recorded["train"][0], off=False, full=True)
-    open_ended = replace(known, off=None)
-    assert fit.labels([known, open_ended], [""]).classes.tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
+_CLASSES = ((True, True), (False, True), (True, False), (False, False))
+
+
+def _allows(question: Question, outcome: tuple[bool, bool]) -> bool:
+    off, full = outcome
+    return question.full == full and question.off in (None, off)
+
+
+def test_shares_of_known_outcomes_fix_the_classes_and_leave_the_rest_open() -> None:
+    p, unknown = np.array([[0.4, 0.3, 0.1, 0.2]]), np.array([np.nan])
+    off, full = np.array([0.25]), np.array([0.75])
+    assert fit.shares(p, off, full)[0] == pytest.approx([0.1875, 0.5625, 0.0625, 0.1875])
+    assert fit.shares(p, off, unknown)[0] == pytest.approx([0.2, 0.45, 0.05, 0.3])
+    assert fit.shares(p, unknown, np.array([1.0]))[0] == pytest.approx([4 / 7, 3 / 7, 0, 0])
+    assert fit.shares(p, unknown, unknown)[0] == pytest.approx(p[0])
+
+
+def test_the_ridge_part_of_the_network_is_the_ridge_regression(recorded: Recorded) -> None:
+    """Two hidden units say what the linear model says, for either sign."""
+    asked = pool(recorded["train"][:300])
+    recipe = replace(RECIPE, epochs=1, ridge=1.0)
+    encoded = fit.encode(asked)
+    known = fit.vocabulary(encoded, recipe)
+    x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
+    y = fit.labels(asked, habits.fit(asked), ["look", "walk"])
+    out = fit.forward(fit.fit(x, y, recipe), x)
+    used = y.weights[:, 1] > 0
+    assert np.corrcoef(out[used, 8], y.tokens[used, 1])[0, 1] > 0.8
+    assert (out[used, 8] < 0).any()
+    assert (out[used, 8] > 0).any()
 
 
 def test_the_conformal_correction_is_the_next_order_statistic() -> None:
