@@ -173,7 +173,7 @@ def describe(query: Query) -> dict[str, float]:
 
 
 def _is_value(name: str) -> bool:
-    return "number" in name or "gap" in name
+    return "number" in name or "gap" in name or name == "log_distinct_bytes"
 
 
 def _asked(raw: bytes) -> tuple[int, int]:
