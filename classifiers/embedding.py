@@ -328,7 +328,7 @@ class EmbeddingClassifier:
         """
         embedder = Embedder(model, max_length=max_length)
         recipe = replace(recipe or RECIPE, width=1)
-        asked, held = train._apart(training, calibration)
+        asked, held = train.apart(training, calibration)
         kinds = sorted({q.kind for q in asked})
         learnt = habits.fit(asked)
         seen, seen_held = (embedder([Query.from_text(q.text) for q in side]) for side in (asked, held))
@@ -351,8 +351,8 @@ class EmbeddingClassifier:
             name=name,
             base=model,
             created=created,
-            trained_on=train._source(asked),
-            calibrated_on=train._source(held),
+            trained_on=train.source(asked),
+            calibrated_on=train.source(held),
             models=models,
             note=note,
             sha256=digest(arrays),

@@ -184,7 +184,7 @@ class EncoderClassifier:
             ClassifierError: Too few questions are left on either side, or the encoder cannot be loaded.
         """
         transformers = local_extra()
-        asked, held = train._apart(training, calibration)
+        asked, held = train.apart(training, calibration)
         kinds, learnt = sorted({q.kind for q in asked}), habits.fit(asked)
         schedule = Schedule(
             epochs=epochs,
@@ -223,8 +223,8 @@ class EncoderClassifier:
             name=name,
             base=base or "",
             created=created,
-            trained_on=train._source(asked),
-            calibrated_on=train._source(held),
+            trained_on=train.source(asked),
+            calibrated_on=train.source(held),
             models=models,
             note=note,
             sha256=digest(arrays),
@@ -398,8 +398,7 @@ def _rate(step: int, steps: int) -> float:
 def loss_of(out: Any, labels: fit.Labels, rows: Array) -> Any:
     """Return the mean loss of the questions ``rows``, of which ``out`` are the outputs (a tensor).
 
-    The same parts as in :mod:`budgetctl.classifiers.fit`, but that quantiles are learnt whole here, without
-    outputs of their own for the mean of a kind.
+    The same parts as in :mod:`budgetctl.classifiers.fit`.
     """
     import torch
 

@@ -45,7 +45,7 @@ def train(
         ClassifierError: Too few questions are left on either side, or the ``train`` extra is missing.
     """
     recipe = recipe or fit.Recipe()
-    asked, held = _apart(training, calibration)
+    asked, held = apart(training, calibration)
     kinds = sorted({q.kind for q in asked})
     encoded = fit.encode(asked)
     known = fit.vocabulary(encoded, recipe)
@@ -70,8 +70,8 @@ def train(
         name=name,
         features=features.VERSION,
         created=created,
-        trained_on=_source(asked),
-        calibrated_on=_source(held),
+        trained_on=source(asked),
+        calibrated_on=source(held),
         models=models,
         note=note,
         sha256=digest(arrays),
@@ -79,9 +79,14 @@ def train(
     return LinearClassifier(header, arrays)
 
 
-def _apart(
+def apart(
     training: Sequence[Example], calibration: Sequence[Example]
 ) -> tuple[list[Question], list[Question]]:
+    """Return the pooled questions of both sides; one that occurs in both is taken out of training.
+
+    Raises:
+        ClassifierError: Too few are left on either side.
+    """
     held, asked = pool(calibration), pool(training)
     kept_back = {q.question_id for q in held} | {" ".join(q.text.split()) for q in held}
     asked = [q for q in asked if q.question_id not in kept_back and " ".join(q.text.split()) not in kept_back]
@@ -102,7 +107,8 @@ def _share(hashes: NDArray[Any], known: NDArray[Any]) -> float:
     return float(np.isin(hashes, known).mean()) if len(hashes) else 0.0
 
 
-def _source(questions: Sequence[Question]) -> Source:
+def source(questions: Sequence[Question]) -> Source:
+    """Return what a set of questions was, for the header of weights."""
     return Source(
         datasets=tuple(sorted({q.dataset for q in questions})),
         models=tuple(sorted({m for q in questions for m, _ in q.natural})),
