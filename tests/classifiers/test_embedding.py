@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from budgetctl.classifiers import Classifier, fit
-from budgetctl.classifiers.embedding import EmbeddingClassifier, Reader, cluster, nearest
+from budgetctl.classifiers.embedding import EmbeddingClassifier, cluster, nearest
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.targets import Example
 
 from budgetctl import Controller
 from budgetctl.errors import ClassifierError
-from budgetctl.types import Query, Turn
+from budgetctl.types import Query
 
-from .traffic import rows
+from . import bert
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
 Recorded = dict[str, list[Example]]
 
@@ -29,44 +28,15 @@ AT_ONCE = "Sign 321 at the lake says hill, near the mill. What does the sign say
 FOREIGN = "Which of the following best describes the structure of a eukaryotic chromosome in metaphase?"
 
 
-def tiny_bert(folder: Path, *, seed: int) -> str:
-    """Save an encoder with a tokenizer of the toy traffic's words and return its name."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = sorted({w for row in rows(200, seed=0) for w in re.findall(r"[A-Za-z]+|[.,?]", row["question"])})
-    vocabulary = {word: i for i, word in enumerate((*specials, *words, *"0123456789"))}
-    pieces = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
-    )
-    pieces.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), specials, strict=True))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, **names).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(seed)
-    transformers.BertModel(config).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return bert.save(tmp_path_factory.mktemp("bert"), seed=0)
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_bert(tmp_path_factory.mktemp("bert"), seed=0)
-
-
-@pytest.fixture(scope="module")
-def fitted(recorded: Recorded, bert: str) -> EmbeddingClassifier:
+def fitted(recorded: Recorded, encoder: str) -> EmbeddingClassifier:
     return EmbeddingClassifier.fit(
-        recorded["train"], recorded["calibration"], model=bert, name="toy-embedding", created="2026-01-01"
+        recorded["train"], recorded["calibration"], model=encoder, name="toy-embedding", created="2026-01-01"
     )
 
 
@@ -109,10 +79,10 @@ def test_confidence_is_full_on_its_own_traffic_and_none_on_other(
     assert fitted.estimate(Query.from_text("")).confidence == 0
 
 
-def test_the_same_recipe_gives_the_same_weights(recorded: Recorded, bert: str) -> None:
+def test_the_same_recipe_gives_the_same_weights(recorded: Recorded, encoder: str) -> None:
     sides = recorded["train"][:200], recorded["calibration"][:100]
     recipe = fit.Recipe(epochs=1, hidden=8)
-    first, second = (EmbeddingClassifier.fit(*sides, model=bert, recipe=recipe).hash for _ in range(2))
+    first, second = (EmbeddingClassifier.fit(*sides, model=encoder, recipe=recipe).hash for _ in range(2))
     assert first == second
 
 
@@ -125,13 +95,13 @@ def test_saved_weights_give_the_same_estimates(fitted: EmbeddingClassifier, save
     )
 
 
-def test_the_encoder_may_have_moved_but_not_changed(saved: Path, bert: str, tmp_path: Path) -> None:
+def test_the_encoder_may_have_moved_but_not_changed(saved: Path, encoder: str, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.mkdir()
-    for file in Path(bert).iterdir():
+    for file in Path(encoder).iterdir():
         (moved / file.name).write_bytes(file.read_bytes())
     assert EmbeddingClassifier.load(saved, model=str(moved)).models == ("toy-1",)
-    other = tiny_bert(tmp_path / "other", seed=1)
+    other = bert.save(tmp_path / "other", seed=1)
     with pytest.raises(ClassifierError, match=r"w\.npz: the encoder is not, or no longer, the '.*bert"):
         EmbeddingClassifier.load(saved, model=other)
 
@@ -141,45 +111,12 @@ def test_an_encoder_that_is_not_there_is_named(recorded: Recorded, tmp_path: Pat
         EmbeddingClassifier.fit(recorded["train"], recorded["calibration"], model=str(tmp_path / "gone"))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match=r"gone\.npz: no such weight file"):
-        EmbeddingClassifier.load(tmp_path / "gone.npz")
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_file_is_an_error_of_ours(saved: Path, kept: float) -> None:
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(ClassifierError, match=r"w\.npz: .*damaged"):
-        EmbeddingClassifier.load(saved)
-
-
-def test_altered_weights_do_not_match_their_checksum(saved: Path) -> None:
-    with np.load(saved) as file:
-        arrays = dict(file)
-    np.savez(saved, **(arrays | {"heads_bias": arrays["heads_bias"] + 1}))
-    with pytest.raises(ClassifierError, match="checksum is"):
-        EmbeddingClassifier.load(saved)
-
-
 def test_weights_of_another_kind_are_refused(saved: Path, toy: LinearClassifier, tmp_path: Path) -> None:
     toy.save(tmp_path / "linear.npz")
     with pytest.raises(ClassifierError, match=r"linear\.npz: header: schema_version"):
         EmbeddingClassifier.load(tmp_path / "linear.npz")
     with pytest.raises(ClassifierError, match=r"w\.npz: header: schema_version"):
         LinearClassifier.load(saved)
-
-
-def test_pickled_objects_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", header=np.array([{"schema_version": 1}], dtype=object))
-    with pytest.raises(ClassifierError, match=r"w\.npz"):
-        EmbeddingClassifier.load(tmp_path / "w.npz")
-
-
-def test_a_header_that_lacks_a_field_names_it(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 1}', dtype=np.uint8))
-    with pytest.raises(ClassifierError, match="header: trained_on: dict expected, seen None"):
-        EmbeddingClassifier.load(tmp_path / "w.npz")
 
 
 def test_threads_may_share_it(fitted: EmbeddingClassifier) -> None:
@@ -204,21 +141,6 @@ def test_the_controller_decides_by_it(fitted: EmbeddingClassifier) -> None:
     assert walk.estimate is not None
     assert walk.estimate.source.startswith("toy-embedding:")
     assert walk.budget.reasoning_tokens == pytest.approx(walk.estimate.settled.p90, abs=2)
-
-
-def test_of_a_long_text_head_and_tail_are_read(bert: str) -> None:
-    reader = Reader(transformers.AutoTokenizer.from_pretrained(bert), max_length=8)
-    whole = reader.ids("lake hill mill farm gate wood")
-    assert len(whole) == 8
-    cut = reader.ids(f"lake hill mill {'port ' * 500} farm gate wood")
-    assert cut == whole
-    assert reader.ids("") == [2, 3]
-
-
-def test_a_short_turn_is_read_with_what_was_said_before(bert: str) -> None:
-    reader = Reader(transformers.AutoTokenizer.from_pretrained(bert), max_length=8)
-    asked = Query(text="lake", recent=(Turn(role="user", text="hill"),))
-    assert reader.read(asked) == reader.ids("hill lake")
 
 
 def test_every_centroid_is_the_mean_of_what_is_nearest_to_it() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from budgetctl.classifiers import Classifier, fit, habits
-from budgetctl.classifiers.encoder import EncoderClassifier, known_pairs, loss_of, share
+from budgetctl.classifiers import Classifier
+from budgetctl.classifiers.encoder import EncoderClassifier
 from budgetctl.classifiers.metrics import spearman
-from budgetctl.classifiers.targets import Example, pool
+from budgetctl.classifiers.targets import Example
 
 from budgetctl import Controller
 from budgetctl.errors import ClassifierError
@@ -199,29 +198,3 @@ def test_the_controller_decides_by_it(fitted: EncoderClassifier) -> None:
     assert decision.estimate is not None
     assert decision.estimate.source.startswith("toy-encoder:")
     assert decision.budget.reasoning_tokens == pytest.approx(decision.estimate.settled.p90, abs=2)
-
-
-def test_the_gradient_is_that_of_the_built_in_classifier(recorded: Recorded) -> None:
-    asked = pool(recorded["train"][:50])
-    kinds = sorted({q.kind for q in asked})
-    labels, rows = fit.labels(asked, habits.fit(asked), kinds), np.arange(50)
-    out = np.random.default_rng(0).normal(0, 1, (50, 12 + len(kinds)))
-    tensor = torch.tensor(out, requires_grad=True)
-    loss_of(tensor, labels, rows).backward()
-    found = 50 * tensor.grad.numpy()
-    chosen, recipe = fit.softmax(out[:, :4]), fit.Recipe()
-    wanted = fit.shares(chosen, fit.majority(labels.off), fit.majority(labels.full))
-    assert found[:, :4] == pytest.approx(chosen - wanted, abs=1e-5)
-    tokens = np.repeat(labels.tokens, 4, axis=1)
-    slopes = (tokens < out[:, 4:12]) - np.tile((0.5, 0.8, 0.9, 0.95), 2)
-    expected = recipe.pinball * slopes * np.repeat(labels.weights, 4, axis=1)
-    assert found[:, 4:12] == pytest.approx(expected, abs=1e-5)
-    assert found[:, 12:] == pytest.approx(recipe.kind * (fit.softmax(out[:, 12:]) - labels.kinds), abs=1e-5)
-
-
-def test_pairs_count_once_they_occur_in_two_questions() -> None:
-    known = known_pairs([[1, 2, 3], [1, 2, 9], [7, 8, 7, 8]])
-    assert share([1, 2], known) == 1
-    assert share([7, 8, 7], known) == 0
-    assert share([1, 2, 3], known) == 0.5
-    assert share([1], known) == 0
