@@ -4,7 +4,7 @@
 what a classifier of one's own implements. The default weights were trained on recorded outcomes of real
 models on public questions, and on the traffic of the package's own pocket reasoner. On any other traffic they
 answer with a low confidence, and the controller then leaves the caller's parameters alone.
-``python -m budgetctl.classifiers.train`` makes weights for other traffic from its recordings.
+``budgetctl train`` makes weights for other traffic from its recordings and outcome logs.
 """
 
 from budgetctl.classifiers.base import Classifier

@@ -54,27 +54,44 @@ def classes(out: Array, labels: Labels) -> tuple[Array, Array]:
     """
     logits, taken_for = out[:, :4], out[:, 12:].argmax(axis=1)
     known = ~(np.isnan(labels.off) & np.isnan(labels.full))
-    whole = _scaling(logits[known], labels.off[known], labels.full[known], np.zeros(5))
+    whole = scaling(logits, labels, known, np.zeros(5))
     found = np.tile(whole, (out.shape[1] - 12, 1))
     for kind in range(len(found)):
         used = known & (taken_for == kind)
         if used.sum() >= MIN_GROUP:
-            found[kind] = _scaling(logits[used], labels.off[used], labels.full[used], whole)
+            found[kind] = scaling(logits, labels, used, whole)
     return np.exp(found[:, 0]), found[:, 1:]
 
 
-def _scaling(
-    logits: Array, off: Array, full: Array, towards: Array, *, steps: int = 600, rate: float = 0.03
+def scaling(
+    logits: Array,
+    labels: Labels,
+    used: Array,
+    towards: Array,
+    *,
+    pull: float = 1.0,
+    steps: int = 600,
+    rate: float = 0.03,
 ) -> Array:
-    """Return (log temperature, four biases) by Adam."""
+    """Return (log temperature, four biases) by Adam, on the questions ``used``.
+
+    Args:
+        logits: questions x 4.
+        labels: Their shares of right models, and what each question counts.
+        used: Which of them to learn from.
+        towards: Where it starts, and where it is pulled to.
+        pull: Strength of the pull, as a number of questions.
+    """
+    logits, off, full = logits[used], labels.off[used], labels.full[used]
+    weight = (labels.weight[used] / labels.weight[used].mean())[:, None]
     theta = towards.copy()
     mean, square = np.zeros(5), np.zeros(5)
     for step in range(1, steps + 1):
         scaled = logits * math.exp(-theta[0])
         p = softmax(scaled + theta[1:])
-        g = p - shares(p, off, full)
+        g = weight * (p - shares(p, off, full))
         grad = np.concatenate(([-(g * scaled).sum(axis=1).mean()], g.mean(axis=0)))
-        grad += (theta - towards) / len(logits)
+        grad += pull * (theta - towards) / len(logits)
         mean += 0.1 * (grad - mean)
         square += 0.001 * (grad * grad - square)
         theta -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-9)
@@ -108,19 +125,29 @@ def shifts(
         if not cases:
             continue
         at = np.array([i for i, *_ in cases])
+        weight = np.array([questions[i].weight for i in at])
         level = np.array([habits.generic if foreign else habits.level(m) for _, m, _ in cases])
         logs = out[at, 4 + 4 * target : 8 + 4 * target]
         tokens = np.log1p([t for *_, t in cases]) - level - centres[taken_for[at], target]
         residual = (tokens[:, None] - logs) / spread(logs)[:, None]
         for kind in range(len(found)):
-            used = residual[taken_for[at] == kind]
-            if len(used) >= MIN_GROUP:
-                found[kind, target] = [conformal(used[:, i], q) for i, q in enumerate(QUANTILES)]
+            used = taken_for[at] == kind
+            if used.sum() >= MIN_GROUP:
+                columns = enumerate(QUANTILES)
+                found[kind, target] = [conformal(residual[used, i], q, weight[used]) for i, q in columns]
     largest = np.nan_to_num(np.nanmax(found, axis=0, initial=-np.inf), neginf=0.0)
     return np.where(np.isnan(found), largest, found)
 
 
-def conformal(residual: Array, q: float) -> float:
-    """Return the correction that covers a share ``q`` of new cases (split conformal prediction)."""
-    n = len(residual)
-    return float(np.quantile(residual, min(q * (n + 1) / n, 1.0), method="higher"))
+def conformal(residual: Array, q: float, weight: Array | None = None) -> float:
+    """Return the correction that covers a share ``q`` of new cases.
+
+    Split conformal prediction, with weighted cases (Tibshirani et al. 2019) where actions were not equally
+    likely; the margin for the sample's size is that of the effective size (Kish 1965).
+    """
+    order = np.argsort(residual, kind="stable")
+    w = np.ones(len(residual)) if weight is None else weight[order]
+    n = w.sum() ** 2 / (w * w).sum()
+    below = np.cumsum(w) - w
+    at = np.searchsorted(below, min(q * (n + 1) / n, 1.0) * (w.sum() - w[-1]))
+    return float(residual[order[min(int(at), len(order) - 1)]])

@@ -29,6 +29,10 @@ class Expert(Protocol):
 
     def estimate_encoded(self, encoded: tuple[Any, Any], *, model: str | None) -> Estimate: ...
 
+    def estimate_if_sure(
+        self, encoded: tuple[Any, Any], *, model: str | None, at_least: float
+    ) -> Estimate | None: ...
+
     def describe(self, query: Query) -> dict[str, float]: ...
 
 
@@ -69,11 +73,11 @@ class Experts:
         expert = None if model is None else self._by_model.get(base_name(model))
         if expert is not None:
             return expert.estimate_encoded(encoded, model=model)
-        first = self._experts[0].estimate_encoded(encoded, model=model)
-        if first.confidence >= SURE:
-            return first
-        others = (expert.estimate_encoded(encoded, model=model) for expert in self._experts[1:])
-        return next((found for found in others if found.confidence >= SURE), first)
+        for expert in self._experts:
+            found = expert.estimate_if_sure(encoded, model=model, at_least=SURE)
+            if found is not None:
+                return found
+        return self._experts[0].estimate_encoded(encoded, model=model)
 
     def describe(self, query: Query) -> dict[str, float]:
         """Return what is kept of ``query`` in records: its dense features, by name."""

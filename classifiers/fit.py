@@ -21,7 +21,7 @@ import numpy as np
 from budgetctl.classifiers import features
 from budgetctl.classifiers.habits import Habits
 from budgetctl.classifiers.readout import QUANTILES
-from budgetctl.classifiers.targets import Question
+from budgetctl.classifiers.targets import Example, Question
 from numpy.typing import NDArray
 
 from budgetctl.types import Query
@@ -89,6 +89,7 @@ class Labels:
         centres: kinds x 2: the mean of each kind.
         kinds: questions x kinds: 1 for the kind it is; all 0 where that is not known from training.
         level: Named difficulty; NaN where unknown.
+        weight: What each question counts, 1 on average; ``weights`` have it in them.
     """
 
     off: Array
@@ -98,6 +99,7 @@ class Labels:
     centres: Array
     kinds: Array
     level: Array
+    weight: Array
 
 
 @dataclass(slots=True)
@@ -146,18 +148,29 @@ class Adam:
             value -= rate * (by + self.decay * value * (value.ndim > 1))
 
 
-def encode(questions: Sequence[Question]) -> list[tuple[Array, Array]]:
-    """Encode the questions, as the classifier will see them."""
-    return [features.encode(Query.from_text(q.text)) for q in questions]
+def encode(questions: Sequence[Question | Example]) -> list[tuple[Array, Array]]:
+    """Encode the questions, as the classifier will see them; without its text a question has no n-grams."""
+    return [_encoded(q) for q in questions]
+
+
+def _encoded(question: Question | Example) -> tuple[Array, Array]:
+    hashes, dense = features.encode(Query.from_text(question.text))
+    if question.dense is not None:
+        dense = np.array(question.dense)
+    return hashes if question.text else hashes[:0], dense
 
 
 def vocabulary(encoded: Sequence[tuple[Array, Array]], recipe: Recipe) -> Array:
-    """Return the sorted hashes of the n-grams that occur in the most questions."""
+    """Return the sorted hashes of the n-grams that occur in the most questions, at most one for each slot."""
     counts: Counter[int] = Counter()
     for hashes, _ in encoded:
         counts.update(set(hashes.tolist()))
-    common = [h for h, n in counts.most_common(recipe.vocabulary) if n >= recipe.min_count]
-    return np.array(sorted(common), dtype=np.uint32)
+    common: dict[int, int] = {}
+    for n_gram, n in counts.most_common():
+        if n < recipe.min_count or len(common) == recipe.vocabulary:
+            break
+        common.setdefault(n_gram >> int(features.SLOT_SHIFT), n_gram)
+    return np.array(sorted(common.values()), dtype=np.uint32)
 
 
 def inputs(encoded: Sequence[tuple[Array, Array]], known: Array, scaler: Scaler) -> Inputs:
@@ -167,8 +180,7 @@ def inputs(encoded: Sequence[tuple[Array, Array]], known: Array, scaler: Scaler)
     index, starts, values = [], [0], []
     for hashes, _ in encoded:
         at = np.searchsorted(known, hashes)
-        at[at == len(known)] = 0
-        rows = np.unique(at[known[at] == hashes])
+        rows = np.unique(at[np.take(known, at, mode="clip") == hashes] if len(known) else at[:0])
         index.append(rows)
         starts.append(starts[-1] + len(rows))
         values.append(np.full(len(rows), 1 / np.sqrt(max(len(rows), 1)), dtype=np.float32))
@@ -181,15 +193,18 @@ def labels(questions: Sequence[Question], habits: Habits, kinds: Sequence[str]) 
     """Return targets and their weights; ``kinds`` are the kinds of question in training."""
     tokens = np.stack([_floats(habits.difficulty(p) for p in pairs) for pairs in _pairs(questions)], axis=1)
     known = ~np.isnan(tokens)
-    weights = known.astype(float)
+    weight = _floats(q.weight for q in questions)
+    weight /= weight.mean()
+    weights = known * weight[:, None]
     weights[:, 0] *= [_settling_weight(q) for q in questions]
     is_kind = np.array([[float(q.kind == kind) for kind in kinds] for q in questions])
     centres = np.zeros((len(kinds), 2))
     for kind, target in np.ndindex(centres.shape):
         of_kind = is_kind[:, kind] > 0
-        values = tokens[of_kind & known[:, target], target]
+        used = of_kind & known[:, target]
+        values = tokens[used, target]
         if len(values):
-            centres[kind, target] = values.mean()
+            centres[kind, target] = np.average(values, weights=weight[used])
             weights[of_kind, target] /= max(float(values.std()), SMALLEST_STD)
         else:  # of a kind of unknown length nothing is known but what all questions are like
             centres[kind, target] = (
@@ -203,6 +218,7 @@ def labels(questions: Sequence[Question], habits: Habits, kinds: Sequence[str]) 
         centres=centres,
         kinds=is_kind,
         level=_floats(q.level for q in questions),
+        weight=weight,
     )
 
 
@@ -333,7 +349,7 @@ def _gradients(
     level = out[:, -1] - y.level[batch]
     g = np.hstack(
         (
-            chosen - wanted,
+            y.weight[batch, None] * (chosen - wanted),
             recipe.pinball * _pinball_gradient(out[:, 4:12], y.tokens[batch], y.weights[batch]),
             recipe.kind * _class_gradient(out[:, 12:-1], y.kinds[batch]),
             recipe.level * np.where(np.isnan(level), 0.0, level)[:, None],

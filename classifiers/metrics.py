@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.targets import Example
+from numpy.typing import ArrayLike
 
-from budgetctl.types import Estimate
+from budgetctl.types import Estimate, Quantiles
 
 
 def evaluate(estimates: Sequence[Estimate], examples: Sequence[Example]) -> dict[str, Any]:
@@ -24,13 +25,16 @@ def evaluate(estimates: Sequence[Estimate], examples: Sequence[Example]) -> dict
     known = [(e, x) for e, x in pairs if x.settled is not None]
     timed = [(e, x) for e, x in pairs if x.natural is not None]
     coverage_all = [
-        _share([x.settled <= _at(e.settled, q) for e, x in known if x.settled is not None]) for q in QUANTILES
+        _share([x.settled <= at(e.settled, q) for e, x in known if x.settled is not None]) for q in QUANTILES
     ]
     return {
         "n": len(pairs),
-        "accuracy_full": _share([x.full for _, x in pairs]),
+        "accuracy_full": _share([x.full for _, x in pairs if x.full is not None]),
         "accuracy_off": _share([x.off for _, x in pairs if x.off is not None]),
-        "p_full": _binary([e.p_full for e, _ in pairs], [x.full for _, x in pairs]),
+        "p_full": _binary(
+            [e.p_full for e, x in pairs if x.full is not None],
+            [x.full for _, x in pairs if x.full is not None],
+        ),
         "p_off": _binary(
             [e.p_off for e, x in pairs if x.off is not None], [x.off for _, x in pairs if x.off is not None]
         ),
@@ -48,10 +52,10 @@ def evaluate(estimates: Sequence[Estimate], examples: Sequence[Example]) -> dict
 def _binary(p: list[float], right: list[Any]) -> dict[str, Any]:
     y = np.array(right, dtype=float)
     brier = float(np.mean((np.array(p) - y) ** 2)) if p else None
-    return {"auc": _round(auc(p, right)), "brier": _round(brier), "mean": _share(p)}
+    return {"auc": _round(auc(p, y >= 0.5)), "brier": _round(brier), "mean": _share(p)}
 
 
-def auc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
+def auc(scores: ArrayLike, positive: ArrayLike) -> float | None:
     """Return the probability that a positive outscores a negative, ties counting half; None without both."""
     y = np.array(positive, dtype=bool)
     n1, n0 = int(y.sum()), int((~y).sum())
@@ -60,11 +64,12 @@ def auc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
     return float((_ranks(np.array(scores))[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
     """Return Spearman's rank correlation; None where one of them never varies."""
-    if len(set(a)) < 2 or len(set(b)) < 2:
+    ranks = [_ranks(np.array(values)) for values in (a, b)]
+    if any(len(r) == 0 or r.min() == r.max() for r in ranks):
         return None
-    return float(np.corrcoef(_ranks(np.array(a)), _ranks(np.array(b)))[0, 1])
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _ranks(values: Any) -> Any:
@@ -73,8 +78,8 @@ def _ranks(values: Any) -> Any:
 
 
 def _quantiles(pairs: list[tuple[Any, float]]) -> dict[str, Any]:
-    coverage = [_share([y <= _at(p, q) for p, y in pairs]) for q in QUANTILES]
-    losses = [_pinball(pairs, q) for q in QUANTILES]
+    coverage = [_share([y <= at(p, q) for p, y in pairs]) for q in QUANTILES]
+    losses = [pinball(pairs, q) for q in QUANTILES]
     return {
         "n": len(pairs),
         "coverage": _by_quantile(coverage),
@@ -83,14 +88,16 @@ def _quantiles(pairs: list[tuple[Any, float]]) -> dict[str, Any]:
     }
 
 
-def _pinball(pairs: list[tuple[Any, float]], q: float) -> float | None:
+def pinball(pairs: Sequence[tuple[Quantiles, float]], q: float) -> float | None:
+    """Return the mean pinball loss of the ``q`` quantile in log(1 + tokens); None without pairs."""
     if not pairs:
         return None
-    error = np.array([np.log1p(y) - np.log1p(_at(p, q)) for p, y in pairs])
+    error = np.array([np.log1p(y) - np.log1p(at(p, q)) for p, y in pairs])
     return _round(float(np.mean(np.maximum(q * error, (q - 1) * error))))
 
 
-def _at(quantiles: Any, q: float) -> float:
+def at(quantiles: Quantiles, q: float) -> float:
+    """Return the ``q`` quantile."""
     return float(getattr(quantiles, f"p{round(100 * q)}"))
 
 

@@ -76,7 +76,6 @@ class Readout:
         habit = None if model is None else self._habits.get(base_name(model))
         if habit is None:
             shift, habit = self._foreign_shift[kind], 0.0
-            confidence *= 1.0 if model is None else self._unknown
         else:
             shift = self._shift[kind]
         p_off, p_full = self._probabilities(out, kind)
@@ -88,9 +87,13 @@ class Readout:
             p_full=p_full,
             settled=Quantiles(p50=settled[0], p80=settled[1], p90=settled[2], p95=settled[3]),
             natural=Quantiles(p50=natural[0], p80=natural[1], p90=natural[2], p95=natural[3]),
-            confidence=confidence,
+            confidence=confidence * self.trust(model),
             source=source,
         )
+
+    def trust(self, model: str | None) -> float:
+        """Return the factor of confidence for a call that names ``model``."""
+        return 1.0 if model is None or base_name(model) in self._habits else self._unknown
 
     def _probabilities(self, out: Sequence[float], kind: int) -> tuple[float, float]:
         sharpness, (b0, b1, b2, b3) = self._sharpness[kind], self._class_bias[kind]
@@ -115,9 +118,11 @@ def spread(logs: Array) -> Array:
 
 def _tokens(logs: Sequence[float], shift: Sequence[float], offset: float) -> list[float]:
     """Return corrected quantiles in tokens, made non-decreasing."""
-    unit = max(logs[3] - logs[0], MIN_SPREAD)
-    tokens, highest = [], 0.0
-    for log, s in zip(logs, shift, strict=True):
-        highest = max(highest, log + s * unit + offset)
-        tokens.append(math.expm1(min(highest, MAX_LOG)))
-    return tokens
+    y0, y1, y2, y3 = logs
+    s0, s1, s2, s3 = shift
+    unit = max(y3 - y0, MIN_SPREAD)
+    p50 = y0 + s0 * unit
+    p80 = max(p50, y1 + s1 * unit)
+    p90 = max(p80, y2 + s2 * unit)
+    p95 = max(p90, y3 + s3 * unit)
+    return [math.expm1(max(min(y + offset, MAX_LOG), 0.0)) for y in (p50, p80, p90, p95)]

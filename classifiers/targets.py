@@ -44,6 +44,8 @@ class Example:
         natural: Tokens.
         settled: Tokens.
         level: Difficulty that the source names, as a z-score within it.
+        dense: Dense features as recorded, where the text was not kept or does not give them all.
+        weight: For how many examples it stands: 1 / probability of the action that made it.
     """
 
     question_id: str
@@ -57,6 +59,13 @@ class Example:
     natural: float | None = None
     settled: float | None = None
     level: float | None = None
+    dense: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """What tells its question from others: the text, white space aside, or its id where there is none."""
+        return " ".join(self.text.split()) or self.question_id
 
     @property
     def helped(self) -> bool:
@@ -73,6 +82,8 @@ class Question:
         full: Share of models right with it.
         natural: (model, tokens) pairs.
         settled: (model, tokens) pairs.
+        dense: Recorded dense features, where they take the place of those of the text.
+        weight: Mean weight of its examples.
     """
 
     question_id: str
@@ -85,16 +96,24 @@ class Question:
     natural: tuple[tuple[str, float], ...]
     settled: tuple[tuple[str, float], ...]
     level: float | None
+    dense: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: the text, white space aside, or its id where there is none."""
+        return " ".join(self.text.split()) or self.question_id
 
 
 def pool(examples: Iterable[Example]) -> list[Question]:
     """Return one question per distinct text (white space aside), in the order they are found.
 
-    The first example names it. A model with several samples counts once.
+    The first example names it. A model with several samples counts once. The same words with other recorded
+    features, as after another conversation, are another question.
     """
-    groups: dict[str, list[Example]] = {}
+    groups: dict[tuple[str, tuple[float, ...] | None], list[Example]] = {}
     for example in examples:
-        groups.setdefault(" ".join(example.text.split()), []).append(example)
+        groups.setdefault((example.key, example.dense), []).append(example)
     return [_pooled(group) for group in groups.values()]
 
 
@@ -107,20 +126,23 @@ def _pooled(examples: Sequence[Example]) -> Question:
         kind=first.kind,
         task=first.task,
         text=first.text,
-        off=_mean([*_by_model((e.model, e.off) for e in examples).values()]),
-        full=_mean([*_by_model((e.model, e.full) for e in examples).values()]),
-        natural=tuple(_by_model((e.model, e.natural) for e in examples).items()),
-        settled=tuple(_by_model((e.model, e.settled) for e in examples).items()),
+        off=_mean([*_by_model((e, e.off) for e in examples).values()]),
+        full=_mean([*_by_model((e, e.full) for e in examples).values()]),
+        natural=tuple(_by_model((e, e.natural) for e in examples).items()),
+        settled=tuple(_by_model((e, e.settled) for e in examples).items()),
         level=_mean(levels),
+        dense=first.dense,
+        weight=sum(e.weight for e in examples) / len(examples),
     )
 
 
-def _by_model(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for model, value in pairs:
+def _by_model(pairs: Iterable[tuple[Example, float | None]]) -> dict[str, float]:
+    """Return each model's weighted mean."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for example, value in pairs:
         if value is not None:
-            found.setdefault(model, []).append(value)
-    return {model: sum(values) / len(values) for model, values in found.items()}
+            found.setdefault(example.model, []).append((value, example.weight))
+    return {model: sum(v * w for v, w in of) / sum(w for _, w in of) for model, of in found.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -15,7 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from budgetctl.channels import ChatChannels
@@ -124,14 +126,75 @@ def decide(*, n: int = 2000) -> list[Result]:
     ]
 
 
+PROBLEM = (
+    "A train leaves the station at 9:40 and travels 85 km per hour for 3 hours. Another one leaves at 10:15 "
+    "and travels 110 km per hour on the same line. At what time does the second train catch up with the first?"
+)
+"""A question of a kind that the shipped weights know."""
+
+
+def estimate(*, n: int = 2000) -> list[Result]:
+    """One estimate of the shipped classifier, and of a scikit-learn pipeline of the same make and size.
+
+    The pipeline counts words and pairs, reads the same dense features and has a hidden layer and outputs as
+    wide; what it was fitted on does not matter for its speed. ``load_weights`` reads the weights' file again.
+    """
+    from budgetctl.classifiers import load
+    from budgetctl.classifiers.linear import LinearClassifier
+
+    short, long = ([_prompt(c, i, of=PROBLEM) for i in range(n)] for c in (250, 10_000))
+    classifier = load("default")
+    results = [
+        summary("estimate_250_chars", _estimates(classifier.estimate, short)),
+        summary("estimate_10k_chars", _estimates(classifier.estimate, long[: n // 10])),
+        summary("load_weights", timed([_reload(LinearClassifier)] * 30, warmup=5)),
+    ]
+    pipeline = _pipeline(short[: n // 10])
+    return [*results, summary("sklearn_250_chars", _estimates(pipeline, short[: n // 4]))]
+
+
+def _estimates(one: Callable[[Query], object], prompts: Sequence[str]) -> list[int]:
+    queries = [Query.from_text(prompt) for prompt in prompts]
+    return timed((partial(one, query) for query in queries), warmup=len(queries) // 10)
+
+
+def _reload(kind: Any) -> Callable[[], object]:
+    from budgetctl import classifiers
+
+    path = os.path.join(os.path.dirname(classifiers.__file__), "default.npz")
+    return lambda: kind.load(path)
+
+
+def _pipeline(prompts: Sequence[str]) -> Callable[[Query], object]:
+    """Return the estimate of a scikit-learn pipeline, fitted on ``prompts`` and invented outcomes."""
+    import numpy as np
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.preprocessing import FunctionTransformer
+
+    from budgetctl.classifiers import features
+
+    def dense(texts: Sequence[str]) -> Any:
+        return np.array([features.encode(Query.from_text(text))[1] for text in texts])
+
+    words = HashingVectorizer(ngram_range=(1, 2), n_features=2**14)
+    network = MLPRegressor(hidden_layer_sizes=(16, 96), max_iter=1, solver="sgd", learning_rate_init=1e-9)
+    pipeline = make_pipeline(make_union(words, FunctionTransformer(dense)), network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not meant to converge
+        pipeline.fit(list(prompts), np.zeros((len(prompts), 48)))
+    return lambda query: pipeline.predict([query.text])
+
+
 def _decisions(controller: Controller, prompts: Sequence[str]) -> list[int]:
     queries = [Query.from_text(prompt) for prompt in prompts]
     calls = (lambda q=query: controller.decide(q, facts=FACTS) for query in queries)
     return timed(calls, warmup=len(queries) // 10)
 
 
-def _prompt(chars: int, i: int) -> str:
-    text = f"{QUESTION} {i}. "
+def _prompt(chars: int, i: int, *, of: str = QUESTION) -> str:
+    text = f"{of} {i}. "
     return (text * (chars // len(text) + 1))[:chars]
 
 
@@ -228,6 +291,7 @@ def _table(results: Sequence[Result]) -> str:
 
 BENCHES: dict[str, Callable[[], list[Result]]] = {
     "decide": decide,
+    "estimate": estimate,
     "stream": stream,
     "generate": generate,
     "import": imports,

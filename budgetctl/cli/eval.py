@@ -1,8 +1,8 @@
-"""``budgetctl eval``: measure policies live or from recordings.
+"""``budgetctl eval``: measure policies live or from recordings, and compare classifiers.
 
 ``live`` asks a model and can be resumed; ``replay`` reads cubes and calls no model. Both print a table (or
 JSON with ``--json``) and write ``summary.json``, pictures and an HTML report into ``--out``. Exit code 1:
-none of the policies that were asked for is recommended.
+none of the policies that were asked for is recommended. ``classifier`` judges estimates alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetctl.cli import eval_classifier
 from budgetctl.errors import ConfigError, EvalError
 from budgetctl.policy import parse
 
@@ -28,7 +29,7 @@ REPLAY_POLICIES = "full,off,quantile:0.9,auto"
 def add(subparsers: Any) -> None:
     """Register the command with its two kinds."""
     parser = subparsers.add_parser(
-        "eval", help="measure policies, live or from recordings", description=__doc__
+        "eval", help="measure policies and classifiers, live or from recordings", description=__doc__
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_live(
@@ -37,6 +38,7 @@ def add(subparsers: Any) -> None:
     _add_replay(
         kinds.add_parser("replay", help="read recordings", description="Replay policies on recorded results.")
     )
+    eval_classifier.add(kinds)
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,9 @@ class Fixed:
             p_off=0.5, p_full=0.5, settled=FLAT, natural=FLAT, confidence=self.confidence, source=self.name
         )
 
+    def estimate_if_sure(self, encoded: object, *, model: str | None, at_least: float) -> Estimate | None:
+        return self.estimate_encoded(encoded, model=model) if self.confidence >= at_least else None
+
     def describe(self, query: Query) -> dict[str, float]:
         return {"from": float(len(self.name))}
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import calibrate, fit, habits, load, train
+from budgetctl.classifiers import calibrate, fit, habits, train
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.metrics import auc, evaluate, spearman
 from budgetctl.classifiers.targets import Example, Question, pool
@@ -17,7 +15,6 @@ from budgetctl.errors import ClassifierError
 from budgetctl.types import Query
 
 from .conftest import RECIPE
-from .traffic import rows, write
 
 Recorded = dict[str, list[Example]]
 
@@ -139,6 +136,14 @@ def test_the_conformal_correction_is_the_next_order_statistic() -> None:
     assert calibrate.conformal(np.arange(5.0), 0.95) == 4
 
 
+def test_a_weighted_case_counts_for_several_in_the_correction() -> None:
+    residual, weight = np.arange(100.0), np.ones(100)
+    weight[:20] = 4.0
+    whole = np.concatenate((np.repeat(residual[:20], 4), residual[20:]))
+    for q in (0.5, 0.8, 0.9):
+        assert calibrate.conformal(residual, q, weight) == pytest.approx(calibrate.conformal(whole, q), abs=2)
+
+
 def test_metrics_by_hand() -> None:
     assert auc([0.1, 0.4, 0.4, 0.9], [False, False, True, True]) == pytest.approx(0.875)
     assert auc([0.5, 0.6], [True, True]) is None
@@ -152,20 +157,3 @@ def test_metrics_that_nothing_is_known_of_are_none(toy: LinearClassifier, record
     assert found["accuracy_off"] is None
     assert found["p_off"] == {"auc": None, "brier": None, "mean": None}
     assert found["settled"]["coverage"]["p90"] is None
-
-
-def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cubes = [write(tmp_path / f"{i}.jsonl.gz", rows(n, seed=i)) for i, n in enumerate((120, 60, 60))]
-    out = tmp_path / "w.npz"
-    argv = [cubes[0], "--calibration", cubes[1], "--test", cubes[2], "--out", out, "--name", "mine"]
-    assert train.main([str(a) for a in argv]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["sha256"] == load(out).hash
-    assert load(out).name == "mine"
-    assert printed["metrics"][str(cubes[2])]["n"] == 60
-
-
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gone = str(tmp_path / "gone.jsonl")
-    assert train.main([gone, "--calibration", gone, "--out", str(tmp_path / "w.npz")]) == 2
-    assert "gone.jsonl: cannot be read" in capsys.readouterr().err
