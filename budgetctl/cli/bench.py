@@ -128,7 +128,7 @@ def decide(*, n: int = 2000) -> list[Result]:
 
 PROBLEM = (
     "A train leaves the station at 9:40 and travels 85 km per hour for 3 hours. Another one leaves at 10:15 "
-    "and travels 110 km per hour on the same line. At what time does the second train catch up with the first?"
+    "and travels 110 km per hour on the same line. At what time does the second train catch up?"
 )
 """A question of a kind that the shipped weights know."""
 
