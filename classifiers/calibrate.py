@@ -34,6 +34,7 @@ def readout(
     """
     temperature, bias = classes(out, fit.labels(held, habits, kinds))
     models = tuple(sorted(habits.models))
+    centres = centres + medians(out, held, habits, centres)
     arrays = {
         "temperature": temperature,
         "class_bias": bias,
@@ -98,6 +99,36 @@ def scaling(
     return theta
 
 
+def medians(out: Array, questions: Sequence[Question], habits: Habits, centres: Array) -> Array:
+    """Return how far the median of each kind is off: kinds x [settled, natural], in log(1 + tokens).
+
+    All questions of a kind are moved alike, which keeps their order; a correction in units of each one's own
+    spread would not. A group too small to learn from stays where it is.
+    """
+    taken_for = out[:, 12:].argmax(axis=1)
+    found = np.zeros_like(centres)
+    for target in range(2):
+        at, tokens, weight = _cases(questions, habits, target, foreign=False)
+        residual = tokens - centres[taken_for[at], target] - out[at, 4 + 4 * target]
+        for kind in range(len(found)):
+            used = taken_for[at] == kind
+            if used.sum() >= MIN_GROUP:
+                found[kind, target] = conformal(residual[used], QUANTILES[0], weight[used])
+    return found
+
+
+def _cases(
+    questions: Sequence[Question], habits: Habits, target: int, *, foreign: bool
+) -> tuple[Array, Array, Array]:
+    """Return, per model's tokens on a question, which question, log(1 + tokens) less the habit, its weight."""
+    pairs = [(q.settled, q.natural)[target] for q in questions]
+    cases = [(i, m, t) for i, found_pairs in enumerate(pairs) for m, t in found_pairs if t > 0]
+    level = [habits.generic if foreign else habits.level(m) for _, m, _ in cases]
+    at = np.array([i for i, *_ in cases], dtype=np.intp)
+    weight = np.array([questions[i].weight for i in at])
+    return at, np.log1p([t for *_, t in cases]) - np.array(level), weight
+
+
 def shifts(
     out: Array, questions: Sequence[Question], habits: Habits, centres: Array, *, foreign: bool
 ) -> Array:
@@ -107,36 +138,32 @@ def shifts(
     which the classifier knows at run time too, and each group is conformalised by itself (Mondrian conformal
     prediction, Vovk et al. 2003), so that a quantile covers its share of every kind: ``settled`` on the
     questions that thinking helps, ``natural`` on all. A group too small to learn from gets the largest
-    correction of the others.
+    correction of the others. The median has none: it is right already (:func:`medians`).
 
     Args:
         out: Outputs of the network on ``questions``.
         questions: Questions that took no part in training.
         habits: What is taken off each model's tokens.
-        centres: What is taken off for the kind.
+        centres: What is taken off for the kind: its median, corrected.
         foreign: Leave the habits in, as for a model that is not known: the difference between models is then
             covered too.
     """
     taken_for = out[:, 12:].argmax(axis=1)
     found = np.full((out.shape[1] - 12, 2, len(QUANTILES)), np.nan)
     for target in range(2):
-        pairs = [(q.settled, q.natural)[target] for q in questions]
-        cases = [(i, m, t) for i, found_pairs in enumerate(pairs) for m, t in found_pairs if t > 0]
-        if not cases:
-            continue
-        at = np.array([i for i, *_ in cases])
-        weight = np.array([questions[i].weight for i in at])
-        level = np.array([habits.generic if foreign else habits.level(m) for _, m, _ in cases])
+        at, tokens, weight = _cases(questions, habits, target, foreign=foreign)
         logs = out[at, 4 + 4 * target : 8 + 4 * target]
-        tokens = np.log1p([t for *_, t in cases]) - level - centres[taken_for[at], target]
-        residual = (tokens[:, None] - logs) / spread(logs)[:, None]
+        above = tokens - centres[taken_for[at], target]
+        residual = (above[:, None] - logs) / spread(logs)[:, None]
         for kind in range(len(found)):
             used = taken_for[at] == kind
             if used.sum() >= MIN_GROUP:
                 columns = enumerate(QUANTILES)
                 found[kind, target] = [conformal(residual[used, i], q, weight[used]) for i, q in columns]
     largest = np.nan_to_num(np.nanmax(found, axis=0, initial=-np.inf), neginf=0.0)
-    return np.where(np.isnan(found), largest, found)
+    found = np.where(np.isnan(found), largest, found)
+    found[:, :, 0] = 0.0
+    return found
 
 
 def conformal(residual: Array, q: float, weight: Array | None = None) -> float:

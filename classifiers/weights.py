@@ -20,7 +20,8 @@ from budgetctl.errors import BudgetctlError
 RECIPE = fit.Recipe(
     vocabulary=16384,
     width=16,
-    epochs=12,
+    hidden=144,
+    epochs=24,
     bag_drop=0.3,
     drop=0.1,
     decay=0.5,
@@ -28,6 +29,8 @@ RECIPE = fit.Recipe(
     pinball=1.0,
     kind=0.1,
     ridge=0.9,
+    ridge_penalty=30.0,
+    teacher=0.5,
 )
 CALIBRATION = 0.2
 CREATED = "2026-11-24"
