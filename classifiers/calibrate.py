@@ -120,7 +120,7 @@ def medians(out: Array, questions: Sequence[Question], habits: Habits, centres: 
 def _cases(
     questions: Sequence[Question], habits: Habits, target: int, *, foreign: bool
 ) -> tuple[Array, Array, Array]:
-    """Return, per model's tokens on a question, which question, log(1 + tokens) less the habit, its weight."""
+    """Return, per model's tokens on a question: which it is, log(1 + tokens) less the habit, its weight."""
     pairs = [(q.settled, q.natural)[target] for q in questions]
     cases = [(i, m, t) for i, found_pairs in enumerate(pairs) for m, t in found_pairs if t > 0]
     level = [habits.generic if foreign else habits.level(m) for _, m, _ in cases]

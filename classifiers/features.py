@@ -168,15 +168,17 @@ def _lines(raw: bytes) -> tuple[float, float, int, float]:
 
 
 def describe(query: Query) -> dict[str, float]:
-    """Return the dense features by name, for records: from them weights can be trained without the text.
+    """Return the dense features by name, and their ``version``, for training without the text.
 
     Of the numbers in a text only the magnitude is kept, so that none of them can be read back.
     """
     dense = zip(DENSE, encode(query)[1].tolist(), strict=True)
-    return {name: round(value, 0 if _is_value(name) else 4) for name, value in dense}
+    kept = {name: round(value, 0 if is_magnitude(name) else 4) for name, value in dense}
+    return {"version": float(VERSION), **kept}
 
 
-def _is_value(name: str) -> bool:
+def is_magnitude(name: str) -> bool:
+    """Return whether a feature is rounded in records, because a number could be read off it."""
     return "number" in name or "gap" in name or name == "log_distinct_bytes"
 
 

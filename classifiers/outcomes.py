@@ -198,6 +198,8 @@ def _dense(row: Row, text: str) -> tuple[float, ...] | None:
     recorded = row["features"]
     if text and recorded in ({}, features.describe(Query.from_text(text))):
         return None
+    if recorded.get("version") != features.VERSION:
+        return None
     found = np.array([recorded.get(name, math.nan) for name in features.DENSE])
     if not np.isfinite(found).all():
         return None
@@ -206,4 +208,4 @@ def _dense(row: Row, text: str) -> tuple[float, ...] | None:
     return tuple((found + np.where(rounded, rng.uniform(-0.5, 0.5, len(found)), 0.0)).tolist())
 
 
-_ROUNDED = np.array([features._is_value(name) for name in features.DENSE])
+_ROUNDED = np.array([features.is_magnitude(name) for name in features.DENSE])

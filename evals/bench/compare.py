@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from budgetctl.classifiers import train
 from budgetctl.classifiers.targets import Example, Question, pool
 from budgetctl.evals.bench import scores
+from budgetctl.evals.bench.peers import Peer
 from budgetctl.evals.bench.predictors import Answer, Predictor, Refit, answer
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.rows import Row
 from budgetctl.evals.bench.splits import Dealer, Part, judged, normalised
+from budgetctl.evals.bench.stability import stability
 
 from budgetctl.errors import NotEnoughEvidence
 
@@ -78,11 +80,16 @@ def as_they_are(examples: Sequence[Example], predictors: Sequence[Predictor], bo
     questions = _judged(examples)
     if not questions:
         raise NotEnoughEvidence(NOTHING)
-    rows = [
-        scores.row(p.name, [answer(p, q, cluster=normalised(q.text)) for q in questions], bootstrap)
-        for p in predictors
-    ]
+    rows = [_as_it_is(p, questions, bootstrap) for p in predictors]
     return Table(split=None, parts=1, questions=len(questions), trained=None, rows=tuple(rows))
+
+
+def _as_it_is(predictor: Predictor, questions: Sequence[Question], bootstrap: Bootstrap) -> Row:
+    answers = [answer(predictor, q, cluster=normalised(q.text)) for q in questions]
+    found = scores.row(predictor.name, answers, bootstrap)
+    if isinstance(predictor, Peer):
+        return found
+    return replace(found, stable=stability(predictor, [q.text for q in questions], bootstrap))
 
 
 class Comparison:

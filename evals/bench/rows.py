@@ -21,6 +21,8 @@
 ``lift``              Share of the oracle's lift over blind spending that the estimate realises, for switching
                       thinking on and for caps (:mod:`budgetctl.evals.bench.lift`).
 ``lift_by_source``    The same inside one source.
+``stable``            Share of questions whose action stays the same under an edit, of classifiers that are
+                      judged as they are (:mod:`budgetctl.evals.bench.stability`).
 ``us_per_query``      Median of single predictions without a model, in microseconds.
 
 A source is the part of a kind before the first "/".
@@ -72,6 +74,7 @@ class Row:
     settled_coverage: Mapping[str, Figures] = field(default_factory=dict)
     lift: Figures = field(default_factory=dict)
     lift_by_source: Mapping[str, Figures] = field(default_factory=dict)
+    stable: Figures = field(default_factory=dict)
     abstained: Figure | None = None
     abstention: tuple[Confident, ...] = ()
 

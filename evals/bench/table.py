@@ -70,7 +70,7 @@ def _largest(tables: Sequence[Table]) -> list[str]:
 
 def _section(table: Table, sources: Sequence[str]) -> str:
     heading = f"## {_title(table)}"
-    parts = [heading, _figures(table.rows, sources), _abstention(table.rows)]
+    parts = [heading, _figures(table.rows, sources), _abstention(table.rows), _stability(table.rows)]
     if table.curve:
         rows = [
             [f"{row.name}, {point.questions} questions", *_cells(row, sources)]
@@ -141,6 +141,15 @@ def _abstention(rows: Sequence[Row]) -> str:
         for what, field in (("need AUROC", "need_auc"), ("Brier", "need_brier"), ("p90 named", "p90"))
     ]
     return f"On the most confident questions:\n\n{_grid(['', *shares], lines)}"
+
+
+def _stability(rows: Sequence[Row]) -> str:
+    """Return how often the action stays the same when a prompt is edited."""
+    shown = [row for row in rows if row.stable]
+    if not shown:
+        return ""
+    lines = [[row.name, *(_number(figure) for figure in row.stable.values())] for row in shown]
+    return f"The same action after an edit:\n\n{_grid(['', *shown[0].stable], lines)}"
 
 
 def _number(figure: Figure | None, *, ci: bool = True) -> str:

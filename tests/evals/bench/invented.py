@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from budgetctl.classifiers.targets import Example
@@ -46,8 +47,8 @@ def _question(rng: random.Random, i: int) -> list[Example]:
 
 def steps(query: Query) -> float:
     """Read the steps of thinking that a question needs off its text, as no classifier should be able to."""
-    found = query.text.split("what is ")[1].split()[0]
-    return 0.1 if found == "a" else float(found)
+    found = re.search(r"\b([2-9]) \w+ from here to", query.text)
+    return 0.1 if found is None else float(found[1])
 
 
 class Made:
