@@ -303,8 +303,8 @@ def _told(dense: Array, share: Array, recipe: Recipe) -> Array:
 
     trees = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.06, random_state=recipe.seed)
     folds = StratifiedKFold(TEACHER_FOLDS, shuffle=True, random_state=recipe.seed)
-    opinion = cross_val_predict(trees, dense[known], right[known] > 0, cv=folds, method="predict_proba")
-    right[known] += recipe.teacher * (opinion[:, 1] - right[known])
+    chances = cross_val_predict(trees, dense[known], right[known] > 0, cv=folds, method="predict_proba")
+    right[known] += recipe.teacher * (np.asarray(chances)[:, 1] - right[known])
     return right
 
 
