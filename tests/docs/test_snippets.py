@@ -84,7 +84,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
     return tmp_path
 
 
-# Snippets leave their clients open, as a script may until it ends; a collection in between would tell on them.
+# Snippets leave their clients open, as a script may until it ends; a collection in between would tell.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_page_runs(page: Path, desk: Path, url: str):
