@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import fit
-from budgetctl.classifiers.fit import Labels, shares, softmax
+from budgetctl.classifiers import objectives
+from budgetctl.classifiers.fit import softmax
 from budgetctl.classifiers.habits import Habits
+from budgetctl.classifiers.objectives import Labels, shares
 from budgetctl.classifiers.readout import QUANTILES, spread
 from budgetctl.classifiers.targets import Question
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def readout(
         kinds: Names of the kinds, in the order of the outputs.
         centres: kinds x 2: their mean difficulties, as learnt in training.
     """
-    temperature, bias = classes(out, fit.labels(held, habits, kinds))
+    temperature, bias = classes(out, objectives.labels(held, habits, kinds))
     models = tuple(sorted(habits.models))
     centres = centres + medians(out, held, habits, centres)
     arrays = {

@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import calibrate, features, fit, habits, readout, train, weightfile
+from budgetctl.classifiers import (
+    calibrate,
+    encoding,
+    features,
+    fit,
+    habits,
+    objectives,
+    readout,
+    train,
+    weightfile,
+)
 from budgetctl.classifiers.embedder import Embedder
 from budgetctl.classifiers.networks import Header
 from budgetctl.classifiers.readout import Readout
@@ -43,15 +53,13 @@ NEAR, FAR = 0.9, 0.99
 """Shares of the calibration questions within the distances of full and of no confidence."""
 RECIPE = fit.Recipe(hidden=96, epochs=40, drop=0.2)
 
-PARAMS = ("rows", "hidden", "hidden_bias", "heads", "heads_bias")
-SCALER = ("centre", "scale", "low", "high")
 ARRAYS: dict[str, int] = {
     "rows": 2,
     "hidden": 2,
     "hidden_bias": 1,
     "heads": 2,
     "heads_bias": 1,
-    **dict.fromkeys(SCALER, 1),
+    **dict.fromkeys(encoding.SCALER, 1),
     "centroids": 2,
     "distances": 1,
     "probes": 2,
@@ -83,8 +91,8 @@ class EmbeddingClassifier:
         self._arrays = dict(arrays)
         self._embedder = embedder
         embedder.check(arrays["probes"], name=header.base)
-        self._params = {name: arrays[name].astype(np.float64) for name in PARAMS}
-        self._scaler = fit.Scaler(*(arrays[name].astype(np.float64) for name in SCALER))
+        self._params = {name: arrays[name].astype(np.float64) for name in fit.PARAMS}
+        self._scaler = encoding.Scaler(*(arrays[name].astype(np.float64) for name in encoding.SCALER))
         self._readout = Readout(arrays, header.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
 
@@ -156,15 +164,15 @@ class EmbeddingClassifier:
         kinds = sorted({q.kind for q in asked})
         learnt = habits.fit(asked)
         seen, seen_held = (embedder([Query.from_text(q.text) for q in side]) for side in (asked, held))
-        scaler = fit.Scaler.of(seen)
-        labels = fit.labels(asked, learnt, kinds)
+        scaler = encoding.Scaler.of(seen)
+        labels = objectives.labels(asked, learnt, kinds)
         params = fit.fit(_inputs(seen, scaler), labels, recipe, progress=progress)
         out = fit.forward(params, _inputs(seen_held, scaler))
         calibrated, models = calibrate.readout(out, held, learnt, kinds, labels.centres)
         centroids = cluster(seen, k=CENTROIDS, seed=recipe.seed)
         found: dict[str, Any] = {
             **params,
-            **{key: getattr(scaler, key) for key in SCALER},
+            **{key: getattr(scaler, key) for key in encoding.SCALER},
             "centroids": centroids,
             "distances": np.quantile(nearest(seen_held, centroids), (NEAR, FAR)),
             "probes": embedder.probes(),
@@ -207,8 +215,8 @@ class EmbeddingClassifier:
             raise ClassifierError(f"{path}: {error}") from error
 
 
-def _inputs(embeddings: Array, scaler: fit.Scaler) -> fit.Inputs:
-    return fit.Inputs(bag=np.empty((len(embeddings), 0)), dense=scaler(embeddings))
+def _inputs(embeddings: Array, scaler: encoding.Scaler) -> encoding.Inputs:
+    return encoding.Inputs(bag=np.empty((len(embeddings), 0)), dense=scaler(embeddings))
 
 
 def nearest(points: Array, centroids: Array) -> Array:

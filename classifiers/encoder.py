@@ -28,6 +28,7 @@ from budgetctl.classifiers import (
     fit,
     habits,
     networks,
+    objectives,
     readout,
     train,
     weightfile,
@@ -158,7 +159,7 @@ class EncoderClassifier:
         networks.local_extra()  # what is missing is said before the work begins
         asked, held = train.apart(training, calibration)
         kinds, learnt = sorted({q.kind for q in asked}), habits.fit(asked)
-        labels = fit.labels(asked, learnt, kinds)
+        labels = objectives.labels(asked, learnt, kinds)
         offset = finetune.constant(labels)
         with finetune.torch_settings(seed=seed, threads=threads):
             heads = 12 + len(kinds)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import fit
+from budgetctl.classifiers import fit, objectives
 from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.tokens import Reader
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def torch_settings(*, seed: int, threads: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def constant(labels: fit.Labels) -> Array:
+def constant(labels: objectives.Labels) -> Array:
     """Return what is added to the logits: for quantiles those of all questions, else 0."""
     offset = np.zeros(12 + labels.kinds.shape[1])
     for target in range(2):
@@ -59,7 +59,7 @@ def finetune(
     network: Any,
     reader: Reader,
     ids: Sequence[Sequence[int]],
-    labels: fit.Labels,
+    labels: objectives.Labels,
     *,
     offset: Array,
     epochs: int,
@@ -121,7 +121,7 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / warm, max(steps - step, 0) / max(steps - warm, 1.0), 1.0)
 
 
-def loss_of(out: Any, labels: fit.Labels, rows: Array) -> Any:
+def loss_of(out: Any, labels: objectives.Labels, rows: Array) -> Any:
     """Return the mean loss of the questions ``rows``, of which ``out`` are the outputs (a tensor).
 
     The same parts as in :mod:`budgetctl.classifiers.fit`.
@@ -130,7 +130,9 @@ def loss_of(out: Any, labels: fit.Labels, rows: Array) -> Any:
 
     logs = torch.log_softmax(out[:, :4], dim=-1)
     opinion = logs.detach().exp().double().numpy()
-    wanted = fit.shares(opinion, fit.majority(labels.off[rows]), fit.majority(labels.full[rows]))
+    wanted = objectives.shares(
+        opinion, objectives.majority(labels.off[rows]), objectives.majority(labels.full[rows])
+    )
     classes = -(torch.from_numpy(wanted).float() * logs).sum(dim=-1)
     kinds = -(_tensor(labels.kinds[rows]) * torch.log_softmax(out[:, 12:], dim=-1)).sum(dim=-1)
     tokens = _tensor(labels.tokens[rows]).repeat_interleave(len(QUANTILES), dim=1)

@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 from budgetctl.classifiers import features, readout, weightfile
 from budgetctl.classifiers.readout import Readout
-from budgetctl.classifiers.weightfile import Source as Source
-from budgetctl.classifiers.weightfile import digest as digest
 from numpy.typing import NDArray
 
 from budgetctl.errors import ClassifierError
@@ -32,19 +30,11 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What the weights are and where they come from."""
+class Header(weightfile.Header):
+    """The header of these weights: of which version of the features they are."""
 
     schema_version: int = SCHEMA_VERSION
-    name: str
     features: int
-    created: str
-    trained_on: Source
-    calibrated_on: Source
-    models: tuple[str, ...]
-    """Models whose habits are known, in the order of the array ``habits``."""
-    note: str
-    sha256: str
 
     @classmethod
     def from_json(cls, data: bytes) -> Header:

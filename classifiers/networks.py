@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from budgetctl.classifiers import weightfile
-from budgetctl.classifiers.weightfile import Source
 
 from budgetctl.errors import ClassifierError
 
@@ -26,24 +25,15 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What the weights are and where they come from.
+class Header(weightfile.Header):
+    """The header of weights that stand on an encoder.
 
     Attributes:
         base: Name or folder of the encoder; empty where it was trained from scratch.
-        models: Models whose habits are known, in the order of the array ``habits``.
-        sha256: Over all arrays.
     """
 
     schema_version: int = SCHEMA_VERSION
-    name: str
     base: str
-    created: str
-    trained_on: Source
-    calibrated_on: Source
-    models: tuple[str, ...]
-    note: str
-    sha256: str
 
     @classmethod
     def from_json(cls, data: bytes) -> Header:

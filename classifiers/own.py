@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from budgetctl.classifiers import fit, metrics, train
+from budgetctl.classifiers.experts import SURE
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.targets import Example
@@ -31,8 +32,6 @@ MOST = 0.8
 """N-grams are learnt where at least this share of the examples has its text."""
 FEWEST = 20
 """Questions of the test part below which nothing is said of it."""
-SURE = 0.5
-"""The controller's own threshold of confidence."""
 RECIPE = fit.Recipe(bag_drop=0.1)
 
 

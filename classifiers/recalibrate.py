@@ -18,14 +18,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import calibrate, fit, own, train
+from budgetctl.classifiers import calibrate, encoding, fit, objectives, own, train
 from budgetctl.classifiers.calibrate import MIN_GROUP
 from budgetctl.classifiers.experts import Experts
 from budgetctl.classifiers.habits import MODEL_PRIOR, Habits
-from budgetctl.classifiers.linear import LinearClassifier, digest
+from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.readout import QUANTILES, base_name, spread
 from budgetctl.classifiers.registry import load
 from budgetctl.classifiers.targets import Example, Question, pool
+from budgetctl.classifiers.weightfile import digest
 from numpy.typing import NDArray
 
 from budgetctl.errors import ClassifierError
@@ -66,7 +67,7 @@ def recalibrate(
     """
     questions = pool(examples)
     old = dict(weights.arrays)
-    out = fit.forward({k: old[k].astype(np.float64) for k in _NETWORK}, _inputs(questions, old))
+    out = fit.forward({k: old[k].astype(np.float64) for k in fit.PARAMS}, _inputs(questions, old))
     known = {base_name(m): float(h) for m, h in zip(weights.models, old["habits"], strict=True)}
     habits = known | _habits(out, questions, old, known)
     models = tuple(sorted(habits))
@@ -89,12 +90,9 @@ def recalibrate(
     return LinearClassifier(header, arrays)
 
 
-_NETWORK = ("rows", "hidden", "hidden_bias", "heads", "heads_bias")
-
-
-def _inputs(questions: Sequence[Question], arrays: Mapping[str, Array]) -> fit.Inputs:
-    wide = [arrays[name].astype(np.float64) for name in ("centre", "scale", "low", "high")]
-    return train.inputs(fit.encode(questions), arrays["known"], fit.Scaler(*wide))
+def _inputs(questions: Sequence[Question], arrays: Mapping[str, Array]) -> encoding.Inputs:
+    wide = [arrays[name].astype(np.float64) for name in encoding.SCALER]
+    return train.inputs(encoding.encode(questions), arrays["known"], encoding.Scaler(*wide))
 
 
 def _habits(
@@ -127,7 +125,7 @@ def _quantile(out: Array, arrays: Mapping[str, Array], *, target: int, at: int) 
 
 def _classes(out: Array, questions: Sequence[Question], arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return temperatures (kinds) and class biases (kinds x 4)."""
-    labels = fit.labels(questions, Habits(generic=0.0, models={}), ())
+    labels = objectives.labels(questions, Habits(generic=0.0, models={}), ())
     known = ~(np.isnan(labels.off) & np.isnan(labels.full))
     theta = np.hstack((np.log(arrays["temperature"])[:, None], arrays["class_bias"])).astype(np.float64)
     taken_for = out[:, 12:].argmax(axis=1)

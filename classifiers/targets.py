@@ -65,7 +65,7 @@ class Example:
     @property
     def key(self) -> str:
         """What tells its question from others: the text, white space aside, or its id where there is none."""
-        return " ".join(self.text.split()) or self.question_id
+        return normalised(self.text) or self.question_id
 
     @property
     def helped(self) -> bool:
@@ -102,7 +102,12 @@ class Question:
     @property
     def key(self) -> str:
         """What tells it from others: the text, white space aside, or its id where there is none."""
-        return " ".join(self.text.split()) or self.question_id
+        return normalised(self.text) or self.question_id
+
+
+def normalised(text: str) -> str:
+    """Return a text without differences in white space: what makes two questions the same."""
+    return " ".join(text.split())
 
 
 def pool(examples: Iterable[Example]) -> list[Question]:

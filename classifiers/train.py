@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import calibrate, features, fit, habits, metrics
-from budgetctl.classifiers.linear import Header, LinearClassifier, Source, digest
+from budgetctl.classifiers import calibrate, encoding, features, fit, habits, metrics, objectives
+from budgetctl.classifiers.linear import Header, LinearClassifier
 from budgetctl.classifiers.targets import Example, Question, pool
+from budgetctl.classifiers.weightfile import Source, digest
 from numpy.typing import NDArray
 
 from budgetctl.errors import ClassifierError
@@ -41,20 +42,20 @@ def train(
     recipe = recipe or fit.Recipe()
     asked, held = apart(training, calibration)
     kinds = sorted({q.kind for q in asked})
-    encoded = fit.encode(asked)
-    known = fit.vocabulary(encoded, recipe)
-    scaler = fit.Scaler.of(np.array([dense for _, dense in encoded]))
+    encoded = encoding.encode(asked)
+    known = encoding.vocabulary(encoded, size=recipe.vocabulary, min_count=recipe.min_count)
+    scaler = encoding.Scaler.of(np.array([dense for _, dense in encoded]))
     learnt = habits.fit(asked)
     x = inputs(encoded, known, scaler)
-    labels = fit.labels(asked, learnt, kinds)
+    labels = objectives.labels(asked, learnt, kinds)
     params = fit.fit(x, labels, recipe, progress=progress)
     arrays: dict[str, NDArray[Any]] = {
         "known": known,
         **{key: value.astype(np.float16 if key == "rows" else np.float32) for key, value in params.items()},
-        **{key: getattr(scaler, key).astype(np.float32) for key in ("centre", "scale", "low", "high")},
+        **{key: getattr(scaler, key).astype(np.float32) for key in encoding.SCALER},
     }
     rounded = {k: arrays[k].astype(np.float32) for k in params}
-    encoded_held = fit.encode(held)
+    encoded_held = encoding.encode(held)
     out = fit.forward(rounded, inputs(encoded_held, known, scaler))
     arrays["familiar"] = np.asarray(_familiar(encoded_held, known), dtype=np.float32)
     calibrated, models = calibrate.readout(out, held, learnt, kinds, labels.centres)
@@ -91,10 +92,10 @@ def apart(
     return asked, held
 
 
-def inputs(encoded: Any, known: NDArray[Any], scaler: fit.Scaler) -> fit.Inputs:
+def inputs(encoded: Any, known: NDArray[Any], scaler: encoding.Scaler) -> encoding.Inputs:
     """Return the matrices that the network reads; scipy makes them, which the ``train`` extra brings."""
     try:
-        return fit.inputs(encoded, known, scaler)
+        return encoding.inputs(encoded, known, scaler)
     except ImportError as error:
         raise ClassifierError(f"training needs the 'train' extra of this package: {error}") from error
 
@@ -137,5 +138,5 @@ def evaluate(classifier: LinearClassifier, examples: Sequence[Example]) -> dict[
 
 def estimates(classifier: LinearClassifier, examples: Sequence[Example]) -> list[Estimate]:
     """Return what a classifier says of each example; of its recorded features where its text was not kept."""
-    pairs = zip(fit.encode(examples), examples, strict=True)
+    pairs = zip(encoding.encode(examples), examples, strict=True)
     return [classifier.estimate_encoded(encoded, model=e.model or None) for encoded, e in pairs]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,23 @@ class Source:
     questions: int
 
 
-class Header(Protocol):
-    """A dataclass with what :func:`shared` returns, and fields of its own."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What weights are and where they come from; each kind of weights adds its own fields.
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    Attributes:
+        models: Models whose habits are known, in the order of the array ``habits``.
+        sha256: Over all arrays.
+    """
 
-    @property
-    def models(self) -> tuple[str, ...]: ...
-
-    @property
-    def sha256(self) -> str: ...
+    schema_version: int
+    name: str
+    created: str
+    trained_on: Source
+    calibrated_on: Source
+    models: tuple[str, ...]
+    note: str
+    sha256: str
 
 
 H = TypeVar("H", bound=Header)
@@ -67,6 +74,7 @@ def shared(found: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: Says which field is wrong.
     """
     return {
+        "schema_version": typed(found, "schema_version", int),
         "trained_on": _source(found, "trained_on"),
         "calibrated_on": _source(found, "calibrated_on"),
         "models": _names(found, "models"),

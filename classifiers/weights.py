@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         examples = sources.read(args.folder)
-        held = [train.split(" ".join(e.text.split())) < CALIBRATION for e in examples]
+        held = [train.split(e.key) < CALIBRATION for e in examples]
         classifier = train.train(
             [e for e, out in zip(examples, held, strict=True) if not out],
             [e for e, out in zip(examples, held, strict=True) if out],

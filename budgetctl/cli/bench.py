@@ -36,6 +36,11 @@ QUESTION = (
     "Please be very careful. The snail of Jade is in a well, 24 deep. Every day it climbs 5, every night it "
     "slips 1. After how many days is it out?"
 )
+PROBLEM = (
+    "A train leaves the station at 9:40 and travels 85 km per hour for 3 hours. Another one leaves at 10:15 "
+    "and travels 110 km per hour on the same line. At what time does the second train catch up?"
+)
+"""A question of a kind that the shipped weights know."""
 THOUGHT = "Round 1: Mia and Ben, so Ben. Now the next one is a different pair altogether. "
 
 _IMPORT = """
@@ -126,11 +131,10 @@ def decide(*, n: int = 2000) -> list[Result]:
     ]
 
 
-PROBLEM = (
-    "A train leaves the station at 9:40 and travels 85 km per hour for 3 hours. Another one leaves at 10:15 "
-    "and travels 110 km per hour on the same line. At what time does the second train catch up?"
-)
-"""A question of a kind that the shipped weights know."""
+def _decisions(controller: Controller, prompts: Sequence[str]) -> list[int]:
+    queries = [Query.from_text(prompt) for prompt in prompts]
+    calls = (lambda q=query: controller.decide(q, facts=FACTS) for query in queries)
+    return timed(calls, warmup=len(queries) // 10)
 
 
 def estimate(*, n: int = 2000) -> list[Result]:
@@ -185,12 +189,6 @@ def _pipeline(prompts: Sequence[str]) -> Callable[[Query], object]:
         warnings.simplefilter("ignore")  # it is not meant to converge
         pipeline.fit(list(prompts), np.zeros((len(prompts), 48)))
     return lambda query: pipeline.predict([query.text])
-
-
-def _decisions(controller: Controller, prompts: Sequence[str]) -> list[int]:
-    queries = [Query.from_text(prompt) for prompt in prompts]
-    calls = (lambda q=query: controller.decide(q, facts=FACTS) for query in queries)
-    return timed(calls, warmup=len(queries) // 10)
 
 
 def _prompt(chars: int, i: int, *, of: str = QUESTION) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from budgetctl.classifiers import train
-from budgetctl.classifiers.targets import Example, Question, pool
+from budgetctl.classifiers.targets import Example, Question, normalised, pool
 from budgetctl.evals.bench import scores
 from budgetctl.evals.bench.peers import Peer
 from budgetctl.evals.bench.predictors import Answer, Predictor, Refit, answer
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.rows import Row
-from budgetctl.evals.bench.splits import Dealer, Part, judged, normalised
+from budgetctl.evals.bench.splits import Dealer, Part, judged
 from budgetctl.evals.bench.stability import stability
 
 from budgetctl.errors import NotEnoughEvidence

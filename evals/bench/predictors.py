@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from budgetctl.classifiers import Classifier, fit, load, train, weights
@@ -53,35 +54,17 @@ def rules() -> list[Predictor]:
 
 def answer(predictor: Predictor, question: Question, *, cluster: str, part: int = 0) -> Answer:
     """Ask a predictor."""
+    said = partial(Answer, question=question, cluster=cluster, part=part)
     started = time.perf_counter_ns()
     if isinstance(predictor, Peer):
         score = predictor.score(question.text)
         ns = time.perf_counter_ns() - started
-        return Answer(
-            question=question,
-            cluster=cluster,
-            part=part,
-            score=score,
-            length=score,
-            estimate=None,
-            named={},
-            ns=ns,
-        )
+        return said(score=score, length=score, estimate=None, named={}, ns=ns)
     estimate = predictor.estimate(Query.from_text(question.text))
     ns = time.perf_counter_ns() - started
     models = dict.fromkeys(model for model, _ in (*question.natural, *question.settled))
-    return Answer(
-        question=question,
-        cluster=cluster,
-        part=part,
-        score=estimate.need,
-        length=estimate.natural.p50,
-        estimate=estimate,
-        named={
-            model: predictor.estimate(Query.from_text(question.text, model=model or None)) for model in models
-        },
-        ns=ns,
-    )
+    named = {m: predictor.estimate(Query.from_text(question.text, model=m or None)) for m in models}
+    return said(score=estimate.need, length=estimate.natural.p50, estimate=estimate, named=named, ns=ns)
 
 
 def linear(part: Part, progress: fit.Progress) -> Classifier:

@@ -1,8 +1,8 @@
 """What is said of one predictor.
 
 ``need_auc``          AUROC of ``Answer.score`` for "only thinking solves it": fewer than half of the models
-                      are right without thinking, and at least half with it
-                      (:func:`budgetctl.classifiers.fit.majority`). Over the questions where both are known.
+                      are right without thinking, and at least half with it. Over the questions where both
+                      are known.
 ``need_product_auc``  The same with ``p_full * (1 - p_off)`` for the score.
 ``need_brier``        Mean of ``(need - y)^2``, need clipped to [0, 1], y 1 where only thinking solves it.
 ``need_share``        Share of questions that only thinking solves.

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from budgetctl.classifiers import train
-from budgetctl.classifiers.targets import Example, Question
+from budgetctl.classifiers.targets import Example, Question, normalised
 from budgetctl.classifiers.weights import CALIBRATION
 
 from budgetctl.errors import NotEnoughEvidence
@@ -135,11 +135,6 @@ def _checked(parts: Sequence[Part], split: str) -> list[Part]:
                     f"at least {train.MIN_QUESTIONS} are needed"
                 )
     return found
-
-
-def normalised(text: str) -> str:
-    """Return a text without differences in white space: what makes two questions the same."""
-    return " ".join(text.split())
 
 
 def judged(question: Question) -> bool:

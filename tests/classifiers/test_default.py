@@ -12,10 +12,8 @@ from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.targets import Example, read
 from budgetctl.evals import pocket
 
+from budgetctl.controller import MIN_CONFIDENCE
 from budgetctl.types import Query
-
-MIN_CONFIDENCE = 0.5
-"""The controller's threshold."""
 
 FOREIGN = (
     "Which of the following best describes the role of the Golgi apparatus? A) energy B) sorting C) storage",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from budgetctl.classifiers import Classifier
-from budgetctl.classifiers.experts import Experts
+from budgetctl.classifiers.experts import SURE, Experts
 
+from budgetctl.controller import MIN_CONFIDENCE
 from budgetctl.types import Estimate, Quantiles, Query
 
 FLAT = Quantiles(p50=1, p80=2, p90=3, p95=4)
@@ -59,3 +60,7 @@ def test_a_model_goes_to_who_knows_it_however_unsure() -> None:
     experts = Experts([Fixed("a", 0.9), Fixed("b", 0.1, ("Small-1",))], name="x")
     assert who(experts, "somewhere/small-1:free") == "b"
     assert who(experts, "large") == "a"
+
+
+def test_experts_are_believed_from_where_the_controller_believes_estimates() -> None:
+    assert SURE == MIN_CONFIDENCE

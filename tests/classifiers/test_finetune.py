@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import fit, habits
+from budgetctl.classifiers import fit, habits, objectives
 from budgetctl.classifiers.finetune import loss_of
 from budgetctl.classifiers.targets import Example, pool
 
@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 def test_the_gradient_is_that_of_the_built_in_classifier(recorded: dict[str, list[Example]]) -> None:
     asked = pool(recorded["train"][:50])
     kinds = sorted({q.kind for q in asked})
-    labels, rows = fit.labels(asked, habits.fit(asked), kinds), np.arange(50)
+    labels, rows = objectives.labels(asked, habits.fit(asked), kinds), np.arange(50)
     out = np.random.default_rng(0).normal(0, 1, (50, 12 + len(kinds)))
     tensor = torch.tensor(out, requires_grad=True)
     loss_of(tensor, labels, rows).backward()
     found = 50 * tensor.grad.numpy()
     chosen, recipe = fit.softmax(out[:, :4]), fit.Recipe()
-    wanted = fit.shares(chosen, fit.majority(labels.off), fit.majority(labels.full))
+    wanted = objectives.shares(chosen, objectives.majority(labels.off), objectives.majority(labels.full))
     assert found[:, :4] == pytest.approx(chosen - wanted, abs=1e-5)
     tokens = np.repeat(labels.tokens, 4, axis=1)
     slopes = (tokens < out[:, 4:12]) - np.tile((0.5, 0.8, 0.9, 0.95), 2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import fit, recalibrate, train
+from budgetctl.classifiers import encoding, recalibrate, train
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.targets import Example
 
@@ -108,7 +108,7 @@ def test_a_network_of_n_grams_reads_only_calls_with_their_text(
     toy: LinearClassifier, recorded: Recorded
 ) -> None:
     texts = recorded["test"][:2]
-    blank = replace(texts[0], text="", dense=tuple(fit.encode(texts)[0][1].tolist()))
+    blank = replace(texts[0], text="", dense=tuple(encoding.encode(texts)[0][1].tolist()))
     assert recalibrate.readable(toy, [*texts, blank]) == texts
 
 

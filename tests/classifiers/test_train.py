@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import calibrate, fit, habits, train
+from budgetctl.classifiers import calibrate, encoding, fit, habits, objectives, train
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.metrics import auc, evaluate, spearman
 from budgetctl.classifiers.targets import Example, Question, pool
@@ -69,12 +69,12 @@ def test_gradients_are_those_of_the_loss(recorded: Recorded) -> None:
     leveled = [replace(e, level=float(len(e.text) % 3)) for e in recorded["train"][:30]]
     asked = pool(leveled + [replace(e, off=None) for e in recorded["train"][30:40]])
     recipe = fit.Recipe(width=4, hidden=6, drop=0.0, min_count=2, level=0.5)
-    encoded = fit.encode(asked)
-    known = fit.vocabulary(encoded, recipe)
-    x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
-    y, rng = fit.labels(asked, habits.fit(asked), ["look", "walk"]), np.random.default_rng(3)
-    params = {k: v.astype(float) for k, v in fit._initial(x, y, recipe, rng).items()}
-    grads = fit._gradients(params, x, y, np.arange(40), recipe, rng)
+    encoded = encoding.encode(asked)
+    known = encoding.vocabulary(encoded, size=recipe.vocabulary, min_count=recipe.min_count)
+    x = encoding.inputs(encoded, known, encoding.Scaler.of(np.array([d for _, d in encoded])))
+    y, rng = objectives.labels(asked, habits.fit(asked), ["look", "walk"]), np.random.default_rng(3)
+    params = {k: v.astype(float) for k, v in fit.initial(x, y, recipe, rng).items()}
+    grads = fit.gradients(params, x, y, np.arange(40), recipe, rng)
 
     def loss() -> float:
         out = fit.forward(params, x)
@@ -110,20 +110,20 @@ def _allows(question: Question, outcome: tuple[bool, bool]) -> bool:
 def test_shares_of_known_outcomes_fix_the_classes_and_leave_the_rest_open() -> None:
     p, unknown = np.array([[0.4, 0.3, 0.1, 0.2]]), np.array([np.nan])
     off, full = np.array([0.25]), np.array([0.75])
-    assert fit.shares(p, off, full)[0] == pytest.approx([0.1875, 0.5625, 0.0625, 0.1875])
-    assert fit.shares(p, off, unknown)[0] == pytest.approx([0.2, 0.45, 0.05, 0.3])
-    assert fit.shares(p, unknown, np.array([1.0]))[0] == pytest.approx([4 / 7, 3 / 7, 0, 0])
-    assert fit.shares(p, unknown, unknown)[0] == pytest.approx(p[0])
+    assert objectives.shares(p, off, full)[0] == pytest.approx([0.1875, 0.5625, 0.0625, 0.1875])
+    assert objectives.shares(p, off, unknown)[0] == pytest.approx([0.2, 0.45, 0.05, 0.3])
+    assert objectives.shares(p, unknown, np.array([1.0]))[0] == pytest.approx([4 / 7, 3 / 7, 0, 0])
+    assert objectives.shares(p, unknown, unknown)[0] == pytest.approx(p[0])
 
 
 def test_the_ridge_part_of_the_network_is_the_ridge_regression(recorded: Recorded) -> None:
     """Two hidden units say what the linear model says, for either sign."""
     asked = pool(recorded["train"][:300])
     recipe = replace(RECIPE, epochs=1, ridge=1.0)
-    encoded = fit.encode(asked)
-    known = fit.vocabulary(encoded, recipe)
-    x = fit.inputs(encoded, known, fit.Scaler.of(np.array([d for _, d in encoded])))
-    y = fit.labels(asked, habits.fit(asked), ["look", "walk"])
+    encoded = encoding.encode(asked)
+    known = encoding.vocabulary(encoded, size=recipe.vocabulary, min_count=recipe.min_count)
+    x = encoding.inputs(encoded, known, encoding.Scaler.of(np.array([d for _, d in encoded])))
+    y = objectives.labels(asked, habits.fit(asked), ["look", "walk"])
     out = fit.forward(fit.fit(x, y, recipe), x)
     used = y.weights[:, 1] > 0
     assert np.corrcoef(out[used, 8], y.tokens[used, 1])[0, 1] > 0.8

@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from budgetctl.classifiers.targets import normalised
 from budgetctl.evals.bench import table
 from budgetctl.evals.bench.compare import CURVE, Comparison, as_they_are
 from budgetctl.evals.bench.peers import PEERS
 from budgetctl.evals.bench.predictors import rules, trained_on
 from budgetctl.evals.bench.resample import Bootstrap
-from budgetctl.evals.bench.splits import SPLITS, Dealer, normalised
+from budgetctl.evals.bench.splits import SPLITS, Dealer
 
 from budgetctl.errors import NotEnoughEvidence
 

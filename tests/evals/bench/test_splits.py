@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from budgetctl.classifiers.targets import Example, pool
-from budgetctl.evals.bench.splits import SPLITS, Dealer, joined, normalised
+from budgetctl.classifiers.targets import Example, normalised, pool
+from budgetctl.evals.bench.splits import SPLITS, Dealer, joined
 
 from budgetctl.errors import NotEnoughEvidence
 
