@@ -35,13 +35,15 @@ def readout(
     """
     temperature, bias = classes(out, objectives.labels(held, habits, kinds))
     models = tuple(sorted(habits.models))
-    centres = centres + medians(out, held, habits, centres)
+    named = centres + medians(out, held, habits, centres, foreign=False)
+    unnamed = centres + medians(out, held, habits, centres, foreign=True)
     arrays = {
         "temperature": temperature,
         "class_bias": bias,
-        "kind_centre": centres + habits.generic,
-        "shift": shifts(out, held, habits, centres, foreign=False),
-        "foreign_shift": shifts(out, held, habits, centres, foreign=True),
+        "kind_centre": named + habits.generic,
+        "foreign_centre": unnamed + habits.generic,
+        "shift": shifts(out, held, habits, named, foreign=False),
+        "foreign_shift": shifts(out, held, habits, unnamed, foreign=True),
         "habits": np.array([habits.models[m] for m in models]),
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}, models
@@ -100,16 +102,18 @@ def scaling(
     return theta
 
 
-def medians(out: Array, questions: Sequence[Question], habits: Habits, centres: Array) -> Array:
+def medians(
+    out: Array, questions: Sequence[Question], habits: Habits, centres: Array, *, foreign: bool
+) -> Array:
     """Return how far the median of each kind is off: kinds x [settled, natural], in log(1 + tokens).
 
     All questions of a kind are moved alike, which keeps their order; a correction in units of each one's own
-    spread would not. A group too small to learn from stays where it is.
+    spread would not. A group too small to learn from stays where it is. ``foreign`` as in :func:`shifts`.
     """
     taken_for = out[:, 12:].argmax(axis=1)
     found = np.zeros_like(centres)
     for target in range(2):
-        at, tokens, weight = _cases(questions, habits, target, foreign=False)
+        at, tokens, weight = _cases(questions, habits, target, foreign=foreign)
         residual = tokens - centres[taken_for[at], target] - out[at, 4 + 4 * target]
         for kind in range(len(found)):
             used = taken_for[at] == kind

@@ -124,7 +124,7 @@ def _rate(step: int, steps: int) -> float:
 def loss_of(out: Any, labels: objectives.Labels, rows: Array) -> Any:
     """Return the mean loss of the questions ``rows``, of which ``out`` are the outputs (a tensor).
 
-    The same parts as in :mod:`budgetctl.classifiers.fit`.
+    The same parts as in :mod:`budgetctl.classifiers.fit`, but for the level.
     """
     import torch
 
@@ -133,7 +133,7 @@ def loss_of(out: Any, labels: objectives.Labels, rows: Array) -> Any:
     wanted = objectives.shares(
         opinion, objectives.majority(labels.off[rows]), objectives.majority(labels.full[rows])
     )
-    classes = -(torch.from_numpy(wanted).float() * logs).sum(dim=-1)
+    classes = -_tensor(labels.weight[rows]) * (torch.from_numpy(wanted).float() * logs).sum(dim=-1)
     kinds = -(_tensor(labels.kinds[rows]) * torch.log_softmax(out[:, 12:], dim=-1)).sum(dim=-1)
     tokens = _tensor(labels.tokens[rows]).repeat_interleave(len(QUANTILES), dim=1)
     weights = _tensor(labels.weights[rows]).repeat_interleave(len(QUANTILES), dim=1)

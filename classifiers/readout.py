@@ -2,7 +2,7 @@
 
     out = 4 class logits (right in both ways, only with thinking, only without, in neither)
         + 4 quantiles of the settled + 4 of the natural difficulty, in log(1 + tokens)
-          above the mean of the kind
+          above the centre of the kind
         + one logit per kind of traffic, whose calibration holds where it is the largest
 
 Classes get a temperature and biases (Guo et al. 2017), quantiles a conformal correction in units of their own
@@ -36,15 +36,16 @@ ARRAYS: dict[str, int] = {
     "temperature": 1,
     "class_bias": 2,
     "kind_centre": 2,
+    "foreign_centre": 2,
     "shift": 3,
     "foreign_shift": 3,
     "habits": 1,
 }
 """Arrays of a readout and their dimensions.
 
-``temperature`` kinds; ``class_bias`` kinds x 4; ``kind_centre`` kinds x [settled, natural], the mean of
-log(1 + tokens); ``shift`` and ``foreign_shift`` (for unknown models) kinds x [settled, natural] x quantiles,
-in units of :func:`spread`; ``habits`` models: offsets in log(1 + tokens).
+``temperature`` kinds; ``class_bias`` kinds x 4; ``kind_centre`` and ``foreign_centre`` (for unknown models)
+kinds x [settled, natural], the log(1 + tokens) that 0 stands for; ``shift`` and ``foreign_shift`` kinds x
+[settled, natural] x quantiles, in units of :func:`spread`; ``habits`` models: offsets in log(1 + tokens).
 """
 
 
@@ -56,6 +57,7 @@ class Readout:
         self._sharpness: list[float] = (1.0 / wide["temperature"]).tolist()
         self._class_bias = wide["class_bias"].tolist()
         self._centre = wide["kind_centre"].tolist()
+        self._foreign_centre = wide["foreign_centre"].tolist()
         self._shift = wide["shift"].tolist()
         self._foreign_shift = wide["foreign_shift"].tolist()
         self._habits = dict(zip(map(base_name, models), wide["habits"].tolist(), strict=True))
@@ -75,13 +77,13 @@ class Readout:
         kind = out.index(max(out[12:]), 12) - 12
         habit = None if model is None else self._habits.get(base_name(model))
         if habit is None:
-            shift, habit = self._foreign_shift[kind], 0.0
+            shift, centre, habit = self._foreign_shift[kind], self._foreign_centre[kind], 0.0
         else:
-            shift = self._shift[kind]
+            shift, centre = self._shift[kind], self._centre[kind]
         p_off, p_full = self._probabilities(out, kind)
-        settled = _tokens(out[4:8], shift[0], habit + self._centre[kind][0])
+        settled = _tokens(out[4:8], shift[0], habit + centre[0])
         # Thinking ends after it has settled.
-        natural = [*map(max, settled, _tokens(out[8:12], shift[1], habit + self._centre[kind][1]))]
+        natural = [*map(max, settled, _tokens(out[8:12], shift[1], habit + centre[1]))]
         return Estimate(
             p_off=p_off,
             p_full=p_full,

@@ -6,7 +6,8 @@
     corrections           of each kind, to the quantiles of known models: the conformal quantile of what is
                           left, mixed with that of all kinds as if PRIOR questions had shown the latter
 
-so a kind that the outcomes hardly show moves little, and one that they never show keeps what it had. Models
+so the quantiles of a kind that the outcomes hardly show move as those of all kinds together do, and one that
+they never show keeps what it had. Models
 that the weights knew stay known, by their old habits. A model that neither knew gets the quantiles for
 foreign models, which stay as they were.
 """

@@ -61,6 +61,7 @@ def _missing(error: ModuleNotFoundError) -> str:
         "matplotlib": "evals",
         "tqdm": "evals",
         "scipy": "train",
+        "sklearn": "train",
     }
     extra = extras.get((error.name or "").partition(".")[0])
     if extra is None:

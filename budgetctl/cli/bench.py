@@ -138,10 +138,10 @@ def _decisions(controller: Controller, prompts: Sequence[str]) -> list[int]:
 
 
 def estimate(*, n: int = 2000) -> list[Result]:
-    """One estimate of the shipped classifier, and of a scikit-learn pipeline of the same make and size.
+    """One estimate of the shipped classifier, and of a scikit-learn pipeline of the same make.
 
-    The pipeline counts words and pairs, reads the same dense features and has a hidden layer and outputs as
-    wide; what it was fitted on does not matter for its speed. ``load_weights`` reads the weights' file again.
+    The pipeline counts words and pairs, reads the same dense features and has hidden layers and outputs about
+    as wide; what it was fitted on does not matter for its speed. ``load_weights`` reads the file once more.
     """
     from budgetctl.classifiers import load
     from budgetctl.classifiers.linear import LinearClassifier
@@ -183,7 +183,7 @@ def _pipeline(prompts: Sequence[str]) -> Callable[[Query], object]:
         return np.array([features.encode(Query.from_text(text))[1] for text in texts])
 
     words = HashingVectorizer(ngram_range=(1, 2), n_features=2**14)
-    network = MLPRegressor(hidden_layer_sizes=(16, 96), max_iter=1, solver="sgd", learning_rate_init=1e-9)
+    network = MLPRegressor(hidden_layer_sizes=(16, 144), max_iter=1, solver="sgd", learning_rate_init=1e-9)
     pipeline = make_pipeline(make_union(words, FunctionTransformer(dense)), network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is not meant to converge

@@ -136,7 +136,7 @@ def _refitted(args: argparse.Namespace, bootstrap: Bootstrap) -> Iterator[Table]
 
 def _refits(args: argparse.Namespace) -> dict[str, Refit]:
     """Return what is to be fitted; whatever could not be is refused here, before anything is."""
-    import scipy.sparse  # noqa: F401 - training needs it, so its absence is said at once
+    import sklearn  # noqa: F401 - training needs it, so its absence is said at once
 
     from budgetctl.evals.bench import predictors
 

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +163,8 @@ def _size(examples: Sequence[Example]) -> dict[str, int]:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Return what shows the epochs: a bar on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
+    """Return what shows the epochs: a bar on a terminal where there is tqdm, else a line now and then."""
+    if not sys.stderr.isatty() or find_spec("tqdm") is None:
         return lambda done, total: (
             print(f"training: epoch {done}/{total}", file=sys.stderr)
             if done % 20 == 0 or done == total

@@ -6,8 +6,9 @@ over all t up to full thinking,
 
     realised = (A_estimate - A_blind) / (A_oracle - A_blind)
 
-which is 0 for a constant estimate, 1 for the oracle and below 0 for one that misleads. (For switching it is
-the normalised Qini coefficient, Radcliffe 2007.)
+which is 1 for the oracle and below 0 for an estimate that misleads. A constant one gets 0 for switching
+(there it is the normalised Qini coefficient, Radcliffe 2007), and at most 0 for caps: of each way of spending
+the best random mixes count, the upper concave envelope of its points.
 
 ``switch``   Thinking on or off, each call with thinking costs the same. A question's gain is the share of
              models right with thinking less that without; the estimate spends on the greatest score first.
@@ -36,7 +37,7 @@ LEVELS = (*np.linspace(0.05, 0.95, 19), 0.975, 0.99)
 PRICES = 60
 """Prices of a token, at equal steps of the logarithm, that spending is swept through."""
 FIXED = 100
-"""Fixed caps compared with, at equal steps of the logarithm; between two neighbours lies a random mix."""
+"""Fixed caps compared with, at equal steps of the logarithm."""
 COSTS = 200
 """Points at which curves are compared."""
 MIN_CASES = 20
@@ -140,8 +141,24 @@ def _outcomes(cases: _Cases, caps: Array) -> tuple[Array, Array]:
 
 
 def _mean_right(outcomes: tuple[Array, Array], weights: Array, costs: Array) -> float:
-    right, cost = weights @ outcomes[0], weights @ outcomes[1]
-    return float(np.interp(costs, cost, right).mean())
+    hull = _envelope(weights @ outcomes[1], weights @ outcomes[0])
+    return float(np.interp(costs, *hull).mean())
+
+
+def _envelope(cost: Array, right: Array) -> tuple[Array, Array]:
+    """Return the points of the upper concave envelope (Andrew 1979): what random mixes of two reach."""
+    hull: list[tuple[float, float]] = []
+    for x, y in sorted(zip(cost.tolist(), right.tolist(), strict=True)):
+        while len(hull) > 1 and _below(hull[-2], hull[-1], (x, y)):
+            hull.pop()
+        hull.append((x, y))
+    found = np.array(hull)
+    return found[:, 0], found[:, 1]
+
+
+def _below(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Return whether ``b`` lies on or below the line from ``a`` to ``c``."""
+    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
 def _oracle(needed: Array, weights: Array, costs: Array) -> float:

@@ -10,8 +10,8 @@
                       mean over models of log(1 + tokens), less each model's own mean over the source's
                       questions. Across sources it would mostly say that they differ.
 ``pinball``           Loss of the natural quantiles in log(1 + tokens), with the model named, and their mean.
-``coverage``          Share of natural tokens at or below p80 and p90, with the model named and not. One case
-                      is one model on one question.
+``coverage``          Share of natural tokens at or below p50, p80 and p90, with the model named and not. One
+                      case is one model on one question.
 ``settled_coverage``  The same of settled tokens, on the questions that thinking helps.
 ``abstained``         Share of questions whose confidence is below the controller's threshold.
 ``abstention``        Figures on the most confident questions; more are kept than asked where they tie.

@@ -21,7 +21,7 @@ from budgetctl.controller import MIN_CONFIDENCE
 from budgetctl.types import Estimate, Quantiles
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
-COVERED = (0.8, 0.9)
+COVERED = (0.5, 0.8, 0.9)
 MAJORITY = 0.5
 """From this share of models on a question counts as solved, as in the loss that is trained by."""
 MIN_RANKED = 20
