@@ -16,7 +16,7 @@ a new task on a known subject, or an unusually hard question, looks as familiar 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ class EmbeddingClassifier:
         created: str = "",
         max_length: int = MAX_LENGTH,
         recipe: fit.Recipe | None = None,
+        embed: Callable[[Sequence[Query]], Array] | None = None,
         progress: fit.Progress = fit.quiet,
     ) -> EmbeddingClassifier:
         """Fit a classifier on ``training`` and calibrate it on ``calibration``.
@@ -153,6 +154,7 @@ class EmbeddingClassifier:
             created: Date.
             max_length: Tokens that are read of a query, at most.
             recipe: How to fit; its vocabulary and width are of no meaning here.
+            embed: What embeds the questions of the fit, where several fits share them; else the encoder.
             progress: Called with the epochs done and all epochs.
 
         Raises:
@@ -163,7 +165,8 @@ class EmbeddingClassifier:
         asked, held = train.apart(training, calibration)
         kinds = sorted({q.kind for q in asked})
         learnt = habits.fit(asked)
-        seen, seen_held = (embedder([Query.from_text(q.text) for q in side]) for side in (asked, held))
+        embed = embed or embedder
+        seen, seen_held = (embed([Query.from_text(q.text) for q in side]) for side in (asked, held))
         scaler = encoding.Scaler.of(seen)
         labels = objectives.labels(asked, learnt, kinds)
         params = fit.fit(_inputs(seen, scaler), labels, recipe, progress=progress)

@@ -42,8 +42,9 @@ _LETTERS = bytes(c if c in b"abcdefghijklmnopqrstuvwxyz" or c > 127 else 32 for 
 _DIGITS = bytes(c if c in b"0123456789" else 32 for c in range(256))
 # Begins with one certain byte, so it is searched for by that byte: many times faster than by a class.
 _OPTION = re.compile(rb"\n[ \t]*\(?[a-j1-9][).:] ")
-_SALT_ASKED = np.uint32(0x5BD1E995)
-_MIX = np.uint32(0x9E3779B1)
+# Arrays without dimensions: with scalars of numpy the same operations take twice as long.
+_SALT_ASKED = np.array(0x5BD1E995, dtype=np.uint32)
+_MIX = np.array(0x9E3779B1, dtype=np.uint32)
 
 _CHARS: tuple[tuple[str, bytes], ...] = (
     ("questions", b"?"),
@@ -89,14 +90,15 @@ _GROUPS = (
     *(chars for _, chars in _CHARS),
     b"0123456789",
     bytes(range(65, 91)),
-    b" \t\n\r",
-    bytes([*range(65, 91), *range(97, 123)]),
+    b" \t\r",
+    bytes(range(97, 123)),
 )
-_GROUPED = np.array([*b"".join(_GROUPS)], dtype=np.intp)
-_GROUP_STARTS = np.cumsum([0, *map(len, _GROUPS[:-1])], dtype=np.intp)
-"""The bytes of all groups, one group after another, and where each begins."""
+_GROUP_OF = bytes(next((i for i, group in enumerate(_GROUPS) if c in group), 255) for c in range(256))
+_LINES = [name for name, _ in _CHARS].index("lines")
+_ALL_BYTES = bytes(range(256))
 _NO_BRACKETS = bytes(c for c in range(256) if c not in b"([{}])")
-_DECIMAL = re.compile(rb"[0-9][.][0-9]")
+_ZEROS = bytes(c if c not in b"0123456789" else ord("0") for c in range(256))
+_NO_NUMBERS = (0,) * len([name for name in _LOGS if "number" in name or name.startswith("gap")])
 _IS_LOG = slice(len(_PLAIN), len(_PLAIN) + len(_LOGS) + len(_SHAPES))
 
 
@@ -106,14 +108,14 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
     cased = text.encode("utf-8", "replace")
     raw = cased.lower() if len(cased) == len(text) else text.lower().encode("utf-8", "replace")
     start, end = _asked(raw)
-    question = raw[start:end]
-    words, asked = raw.translate(_LETTERS).split(), question.translate(_LETTERS).split()
-    numbers, asked_numbers = raw.translate(_DIGITS).split(), question.translate(_DIGITS).split()
+    # No word and no number lies across an end of the sentence that asks: its own are a stretch of all.
+    words, words_asked = _split(raw, start, end, _LETTERS)
+    numbers, numbers_asked = _split(raw, start, end, _DIGITS)
     n = len(words) or 1
     lengths = [*map(len, words)]
     distinct = len(set(words))
-    counted = np.bincount(np.frombuffer(cased, dtype=np.uint8), minlength=256)
-    chars = np.add.reduceat(counted.take(_GROUPED), _GROUP_STARTS).tolist()
+    # Of so few bytes this counts faster than numpy does.
+    *chars, digits, upper, blank, lower = map(cased.translate(_GROUP_OF).count, range(len(_GROUPS)))
     size = len(cased) or 1
     short, equal, longest, mean = _lines(raw)
     values = (
@@ -128,22 +130,21 @@ def encode(query: Query) -> tuple[Hashes, Floats]:
         # _LOGS
         *(len(query.text), len(words), raw.count(b". ") + raw.count(b"? ") + raw.count(b"! ")),
         *(end - start, len(_OPTION.findall(b"\n" + raw))),
-        *_numbers(numbers, asked_numbers),
+        *_numbers(numbers, numbers_asked),
         *_conversation(query),
-        *_classes(words),
-        *_classes(asked),
-        *chars[: len(_CHARS)],
+        *_classes(words, words_asked),
+        *chars,
         # _SHAPES
-        *(np.count_nonzero(counted), distinct, max(lengths, default=0)),
-        *(len(_DECIMAL.findall(raw)) if numbers else 0, longest, mean),
+        *(256 - len(_ALL_BYTES.translate(None, cased)), distinct, max(lengths, default=0)),
+        *(raw.translate(_ZEROS).count(b"0.0") if numbers else 0, longest, mean),
         # _SHARES
-        *[c / size for c in chars[len(_CHARS) :]],
+        *(digits / size, upper / size, (blank + chars[_LINES]) / size, (upper + lower) / size),
         *(lengths.count(1) / n, short, equal),
     )
     dense = np.fromiter(values, dtype=np.float64, count=len(DENSE))
     logs = dense[_IS_LOG]
     np.log1p(logs, out=logs)
-    return _ngrams(words, numbers, asked), dense
+    return _ngrams(words, numbers, words_asked), dense
 
 
 def _read(query: Query) -> str:
@@ -186,29 +187,36 @@ def _asked(raw: bytes) -> tuple[int, int]:
     """Return where the sentence that asks stands: the last with a question mark, else the last one."""
     end = raw.rfind(b"?") + 1 or len(raw.rstrip())
     stop = max(end - 1, 0)
-    start = 1 + max(raw.rfind(mark, 0, stop) for mark in (b". ", b"? ", b"! ", b"\n"))
-    return start, end
+    found = raw.rfind
+    start = max(found(b". ", 0, stop), found(b"? ", 0, stop), found(b"! ", 0, stop), found(b"\n", 0, stop))
+    return start + 1, end
 
 
-def _numbers(found: list[bytes], asked: list[bytes]) -> tuple[int, ...]:
-    values = _values(found)
+def _split(raw: bytes, start: int, end: int, kept: bytes) -> tuple[list[bytes], slice]:
+    """Return the stretches of bytes that ``kept`` does not blank out, and which lie from start to end."""
+    before, asked = raw[:start].translate(kept).split(), raw[start:end].translate(kept).split()
+    after = raw[end:].translate(kept).split()
+    return before + asked + after, slice(len(before), len(before) + len(asked))
+
+
+def _numbers(found: list[bytes], asked: slice) -> tuple[int, ...]:
+    if not found:
+        return _NO_NUMBERS
+    values = [int(digits) if len(digits) < 10 else MAX_NUMBER for digits in found]
     # How often one quantity goes into the distance between two others is how long many derivations are.
-    a, b, c, d = (values + [0] * FIRST)[:FIRST]
+    a, b, c, d = values[:FIRST] if len(values) >= FIRST else (values + [0] * FIRST)[:FIRST]
+    asked_values = values[asked]
     return (
-        len(found),
-        sum(map((10).__le__, values)),
-        max(values, default=0),
+        len(values),
+        len([value for value in values if value >= 10]),
+        max(values),
         sum(values),
-        values[-1] if values else 0,
+        values[-1],
         *(a, b, c, d),
         *(abs(a - b), abs(a - c), abs(a - d), abs(b - c), abs(b - d), abs(c - d)),
-        len(asked),
-        max(_values(asked), default=0),
+        len(asked_values),
+        max(asked_values) if asked_values else 0,
     )
-
-
-def _values(numbers: list[bytes]) -> list[int]:
-    return [int(digits) if len(digits) < 10 else MAX_NUMBER for digits in numbers]
 
 
 def _depth(raw: bytes) -> int:
@@ -223,10 +231,13 @@ def _depth(raw: bytes) -> int:
     return deepest
 
 
-def _classes(words: list[bytes]) -> list[int]:
-    counts = [0] * len(CLASSES)
+def _classes(words: list[bytes], asked: slice) -> list[int]:
+    """Return how many of the words, and then of the asking sentence's, are of each class."""
+    counts = [0] * (2 * len(CLASSES))
     for word in filter(WORD_CLASS.__contains__, words):
         counts[WORD_CLASS[word]] += 1
+    for word in filter(WORD_CLASS.__contains__, words[asked]):
+        counts[len(CLASSES) + WORD_CLASS[word]] += 1
     return counts
 
 
@@ -236,11 +247,11 @@ def _conversation(query: Query) -> tuple[int, ...]:
     return len(query.recent), recent, others, query.system_chars
 
 
-def _ngrams(words: list[bytes], numbers: list[bytes], asked: list[bytes]) -> Hashes:
+def _ngrams(words: list[bytes], numbers: list[bytes], asked: slice) -> Hashes:
     """Return hashes of words, numbers and the asking sentence's own words, and of pairs of neighbours.
 
     A pair that spans two of the three lists is a word no text has; it is harmless and saves four calls.
     """
-    singles = np.array([*map(crc32, words), *map(crc32, numbers), *map(crc32, asked)], dtype=np.uint32)
-    singles[len(words) + len(numbers) :] ^= _SALT_ASKED
+    found = np.array([*map(crc32, words), *map(crc32, numbers)], dtype=np.uint32)
+    singles = np.concatenate((found, found[asked] ^ _SALT_ASKED))
     return np.concatenate((singles, singles[:-1] * _MIX ^ singles[1:]))

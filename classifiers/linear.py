@@ -73,6 +73,10 @@ features; ``familiar`` the share of known n-grams that usual traffic has, 0 wher
 the rest belongs to the readout.
 """
 
+_ONE, _ZERO = np.ones(1), np.zeros((), dtype=np.float32)
+_ORDER = np.arange(16 * features.CLIP, dtype=np.int16)
+"""As many places as there can be n-grams."""
+
 
 class LinearClassifier:
     """Weights and what they compute. Immutable, so safe to share between threads."""
@@ -82,7 +86,8 @@ class LinearClassifier:
         self._arrays = arrays
         known = arrays["known"]
         # An empty slot leads to one row more, whose hash belongs into the slot of another.
-        self._slot = np.full(features.SLOTS, len(known), dtype=np.intp)
+        # Narrow numbers keep the table in the processor's cache.
+        self._slot = np.full(features.SLOTS, len(known), dtype=np.min_scalar_type(len(known)))
         self._slot[known >> features.SLOT_SHIFT] = np.arange(len(known))
         self._known = np.append(known, known[:1])
         wide = {k: v.astype(np.float64) for k, v in arrays.items() if k not in ("known", "rows")}
@@ -92,10 +97,12 @@ class LinearClassifier:
         self._ones = np.ones(len(known), dtype=np.float32)
         self._inverse = 1.0 / wide["scale"]
         dense = self._inverse[:, None] * wide["hidden"][width:]
-        self._hidden = np.concatenate((wide["hidden"][:width], dense))
-        self._bias = wide["hidden_bias"] - wide["centre"] @ dense
+        bias = wide["hidden_bias"] - wide["centre"] @ dense
+        # One input and one hidden unit more, which are always 1: the biases are their rows.
+        hidden = np.vstack((wide["hidden"][:width], dense, bias))
+        self._hidden = np.column_stack((hidden, np.eye(len(hidden))[-1])).astype(np.float32)
+        self._heads = np.vstack((wide["heads"], wide["heads_bias"])).astype(np.float32)
         self._low, self._high = wide["low"], wide["high"]
-        self._heads, self._heads_bias = wide["heads"], wide["heads_bias"]
         self._familiar = float(wide["familiar"])
         self._readout = Readout(arrays, header.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
@@ -143,19 +150,17 @@ class LinearClassifier:
         hashes, dense = encoded
         rows, share = self._look_up(hashes)
         clipped = np.minimum(np.maximum(dense, self._low), self._high)
-        beyond = dense - clipped
-        beyond *= self._inverse
-        outside = float(np.maximum.reduce(np.abs(beyond, out=beyond)))
+        outside = 0.0
+        if clipped.tobytes() != dense.tobytes():  # comparing bytes is the cheapest way to find nothing
+            outside = float(np.abs((dense - clipped) * self._inverse).max())
         return rows, clipped, self._confidence(share, outside)
 
     def _estimate(self, seen: tuple[Array, Array, float], model: str | None) -> Estimate:
         rows, clipped, confidence = seen
         bag = self._ones[: len(rows)].dot(self._rows.take(rows, axis=0)) / math.sqrt(len(rows) or 1)
-        hidden = np.concatenate((bag, clipped)).dot(self._hidden)
-        hidden += self._bias
-        outputs = np.maximum(hidden, 0.0, out=hidden).dot(self._heads)
-        outputs += self._heads_bias
-        out: list[float] = outputs.tolist()
+        inputs = np.concatenate((bag, clipped, _ONE), dtype=np.float32, casting="same_kind")
+        hidden = inputs.dot(self._hidden)
+        out: list[float] = np.maximum(hidden, _ZERO, out=hidden).dot(self._heads).tolist()
         return self._readout.estimate(out, model=model, confidence=confidence, source=self._source)
 
     def describe(self, query: Query) -> dict[str, float]:
@@ -168,9 +173,10 @@ class LinearClassifier:
             return np.empty(0, dtype=np.intp), 0.0
         at = self._slot.take(hashes >> features.SLOT_SHIFT)
         found = at[self._known.take(at) == hashes]
-        once = np.zeros(len(self._rows), dtype=bool)
-        once[found] = True
-        return once.nonzero()[0], len(found) / len(hashes)
+        # Of equal rows that one stays whose place is written last; all other places are never read.
+        order, places = _ORDER[: len(found)], np.empty(len(self._rows), dtype=np.int16)
+        places[found] = order
+        return found[places.take(found) == order], len(found) / len(hashes)
 
     def _confidence(self, share: float, outside: float) -> float:
         """Full at the share of known n-grams that usual traffic has, none at half of it.

@@ -57,6 +57,9 @@ def add(kinds: Any) -> None:
         help="parts that a split deals into, each tested once (default: %(default)s)",
     )
     parser.add_argument(
+        "--parts", type=int, metavar="N", help="test only the first N parts (default: all of them)"
+    )
+    parser.add_argument(
         "--embedding", metavar="MODEL", help="also fit on the embeddings of this hub model or folder"
     )
     parser.add_argument("--encoder", action="store_true", help="also train a small encoder from scratch")
@@ -125,7 +128,12 @@ def _refitted(args: argparse.Namespace, bootstrap: Bootstrap) -> Iterator[Table]
     asked = [split for split in SPLITS if split in args.split or "all" in args.split]
     planned = [
         Comparison(
-            dealer, split, refits=refits, curve=args.learning_curve and split == "random", seed=args.seed
+            dealer,
+            split,
+            refits=refits,
+            parts=args.parts,
+            curve=args.learning_curve and split == "random",
+            seed=args.seed,
         )
         for split in asked
     ]
@@ -165,6 +173,7 @@ def _settings(args: argparse.Namespace, bootstrap: Bootstrap) -> dict[str, Any]:
         "paths": [path.name for path in args.paths],
         "split": args.split,
         "folds": args.folds,
+        "parts": args.parts,
         "seed": args.seed,
         "embedding": args.embedding,
         "encoder": args.encoder,
@@ -181,6 +190,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
     if args.folds < 2:
         raise ConfigError(f"--folds {args.folds}: expected a whole number from 2")
+    if args.parts is not None and not 1 <= args.parts <= args.folds:
+        raise ConfigError(f"--parts {args.parts}: expected a whole number from 1 to --folds {args.folds}")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise ConfigError(f"--out {args.out}: is a file; expected a folder")
     if args.split and args.classifier:
@@ -188,7 +199,7 @@ def _check(args: argparse.Namespace) -> None:
             "--split fits classifiers anew: leave out --classifier, or judge it without --split"
         )
     if not args.split:
-        for flag in ("embedding", "encoder", "learning_curve"):
+        for flag in ("parts", "embedding", "encoder", "learning_curve"):
             if getattr(args, flag):
                 raise ConfigError(f"--{flag.replace('_', '-')} fits anew: it needs --split")
     if args.learning_curve and not {"random", "all"} & set(args.split):

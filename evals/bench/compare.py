@@ -99,6 +99,7 @@ class Comparison:
         dealer: Deals the examples.
         split: How.
         refits: Classifiers by name.
+        parts: Test only so many, the first ones; None is all.
         curve: Also fit on shares of the first part's training questions.
         seed: Of those shares.
 
@@ -107,10 +108,17 @@ class Comparison:
     """
 
     def __init__(
-        self, dealer: Dealer, split: str, *, refits: Mapping[str, Refit], curve: bool = False, seed: int = 0
+        self,
+        dealer: Dealer,
+        split: str,
+        *,
+        refits: Mapping[str, Refit],
+        parts: int | None = None,
+        curve: bool = False,
+        seed: int = 0,
     ) -> None:
         self._dealer, self._split, self._refits = dealer, split, refits
-        self._parts = dealer.parts(split)
+        self._parts = dealer.parts(split)[:parts]
         self._curve = [(share, _thinned(self._parts[0], share, seed)) for share in CURVE if curve]
         if not any(_judged(part.test) for part in self._parts):
             raise NotEnoughEvidence(f"split {split!r}: {NOTHING}")

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from budgetctl.classifiers import Classifier, fit, load, train, weights
 from budgetctl.classifiers.heuristic import HeuristicClassifier
 from budgetctl.classifiers.targets import Question
 from budgetctl.evals.bench.peers import PEERS, PROMPT_LENGTH, Peer
 from budgetctl.evals.bench.splits import Part
+from numpy.typing import NDArray
 
 from budgetctl.types import Estimate, Query
 
+Array = NDArray[np.float32]
 Predictor = Classifier | Peer
 Refit = Callable[[Part, fit.Progress], Classifier]
 """Fits and calibrates a classifier on a part; it never looks at what the part tests."""
@@ -89,10 +92,19 @@ def embedding(model: str) -> Refit:
     from budgetctl.classifiers.embedder import Embedder
     from budgetctl.classifiers.embedding import MAX_LENGTH, EmbeddingClassifier
 
-    Embedder(model, max_length=MAX_LENGTH)  # loaded once for nothing: a wrong name is said at once
+    embedder = Embedder(model, max_length=MAX_LENGTH)
+    known: dict[str, Array] = {}
+
+    def embed(queries: Sequence[Query]) -> Array:
+        # Parts share most of their questions, and to embed them is most of the work of a fit.
+        new = [query for query in queries if query.text not in known]
+        known.update(zip((query.text for query in new), embedder(new), strict=True))
+        return np.array([known[query.text] for query in queries])
 
     def refit(part: Part, progress: fit.Progress) -> Classifier:
-        return EmbeddingClassifier.fit(part.training, part.calibration, model=model, progress=progress)
+        return EmbeddingClassifier.fit(
+            part.training, part.calibration, model=model, embed=embed, progress=progress
+        )
 
     return refit
 

@@ -86,7 +86,8 @@ def _title(table: Table) -> str:
         return f"As they are: {table.questions} questions"
     what = {"random": "unseen questions", "tasks": "unseen task types", "models": "unseen models"}
     return (
-        f"{table.split}: {table.questions} questions, {what[table.split]}, {table.parts} parts, "
+        f"{table.split}: {table.questions} questions, {what[table.split]}, "
+        f"{table.parts} part{'s' * (table.parts != 1)}, "
         f"fitted on {table.trained:.0f} questions on average"
     )
 

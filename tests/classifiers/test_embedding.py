@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from budgetctl.classifiers import Classifier, fit
-from budgetctl.classifiers.embedding import EmbeddingClassifier, cluster, nearest
+from budgetctl.classifiers.embedder import Embedder
+from budgetctl.classifiers.embedding import MAX_LENGTH, EmbeddingClassifier, cluster, nearest
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.targets import Example
+from numpy.typing import NDArray
 
 from budgetctl import Controller
 from budgetctl.errors import ClassifierError
@@ -84,6 +87,21 @@ def test_the_same_recipe_gives_the_same_weights(recorded: Recorded, encoder: str
     recipe = fit.Recipe(epochs=1, hidden=8)
     first, second = (EmbeddingClassifier.fit(*sides, model=encoder, recipe=recipe).hash for _ in range(2))
     assert first == second
+
+
+def test_fits_can_share_what_was_embedded_before(recorded: Recorded, encoder: str) -> None:
+    sides = recorded["train"][:200], recorded["calibration"][:100]
+    recipe, embedder, asked = fit.Recipe(epochs=1, hidden=8), Embedder(encoder, max_length=MAX_LENGTH), []
+
+    def embed(queries: Sequence[Query]) -> NDArray[np.float32]:
+        asked.append(len(queries))
+        return np.asarray(embedder(queries))
+
+    own, given = (
+        EmbeddingClassifier.fit(*sides, model=encoder, recipe=recipe, embed=e).hash for e in (None, embed)
+    )
+    assert own == given
+    assert len(asked) == 2
 
 
 def test_saved_weights_give_the_same_estimates(fitted: EmbeddingClassifier, saved: Path) -> None:

@@ -85,6 +85,8 @@ def test_refits_are_judged_on_what_was_held_out(
         (["CUBE", "--split", "random", "--classifier", "default"], "leave out --classifier"),
         (["CUBE", "--encoder"], "--encoder fits anew: it needs --split"),
         (["CUBE", "--split", "random", "--folds", "1"], "--folds 1"),
+        (["CUBE", "--split", "random", "--parts", "6"], "--parts 6: expected a whole number from 1 to"),
+        (["CUBE", "--parts", "1"], "--parts fits anew: it needs --split"),
         (["CUBE", "--seed", "-1"], "--seed -1"),
         (["CUBE", "--out", "CUBE"], "is a file; expected a folder"),
     ],

@@ -22,13 +22,14 @@ BOOTSTRAP = Bootstrap(seed=0, resamples=20)
 RECORDED = examples(480)
 
 
-def compared(split, fitted, *, curve=False, recorded=RECORDED):
+def compared(split, fitted, *, parts=None, curve=False, recorded=RECORDED):
     """Compare a classifier that ``fitted`` makes from a part; return the table and the progress."""
     seen: list[int] = []
     comparison = Comparison(
         Dealer(recorded, seed=0, folds=3),
         split,
         refits={"own": fitted},
+        parts=parts,
         curve=curve,
     )
     found = comparison.run(rules(), BOOTSTRAP, advance=lambda n, what: seen.append(n))
@@ -53,6 +54,13 @@ def test_what_knows_its_training_questions_by_heart_knows_nothing_in_the_test(sp
     found, _, _ = compared(split, knows)
     assert found.rows[0].need_auc.value == 0.5
     assert found.rows[0].need_auc.n == found.questions
+
+
+def test_the_first_parts_alone_are_a_part_of_the_questions():
+    (one, done, work), (every, _, _) = (compared("random", knows, parts=parts) for parts in (1, None))
+    assert (one.parts, every.parts) == (1, 3)
+    assert 0 < one.questions < every.questions
+    assert done == work
 
 
 def test_all_training_questions_are_reported_as_done():
