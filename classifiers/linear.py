@@ -4,15 +4,16 @@
     outputs: four classes, four quantiles each of settled and natural thinking, kinds of traffic
 
 :mod:`budgetctl.classifiers.readout` turns the outputs into an estimate. ``confidence`` is how much the query
-looks like what was trained on: the share of its n-grams that occur there, and how far its dense features lie
-outside their range. Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
+looks like what was trained on: the share of its n-grams that occur there, how far its dense features lie
+outside their range, and how certain its kind is (the greatest of their probabilities, Hendrycks & Gimpel
+2017). Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from budgetctl.errors import ClassifierError
 from budgetctl.types import Estimate, Query
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Array = NDArray[Any]
 
 
@@ -64,13 +65,14 @@ ARRAYS: dict[str, int] = {
     "heads": 2,
     "heads_bias": 1,
     "familiar": 0,
+    "certain": 0,
     **readout.ARRAYS,
 }
 """The arrays of a weight file and their number of dimensions.
 
 ``known`` sorted hashes, no two in one slot, ``rows`` their vectors; ``centre scale low high`` of the dense
 features; ``familiar`` the share of known n-grams that usual traffic has, 0 where no texts were trained on;
-the rest belongs to the readout.
+``certain`` the probability of its kind that usual traffic has; the rest belongs to the readout.
 """
 
 _ONE, _ZERO = np.ones(1), np.zeros((), dtype=np.float32)
@@ -103,7 +105,7 @@ class LinearClassifier:
         self._hidden = np.column_stack((hidden, np.eye(len(hidden))[-1])).astype(np.float32)
         self._heads = np.vstack((wide["heads"], wide["heads_bias"])).astype(np.float32)
         self._low, self._high = wide["low"], wide["high"]
-        self._familiar = float(wide["familiar"])
+        self._familiar, self._certain = float(wide["familiar"]), float(wide["certain"])
         self._readout = Readout(arrays, header.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
 
@@ -133,34 +135,17 @@ class LinearClassifier:
 
     def estimate_encoded(self, encoded: tuple[Array, Array], *, model: str | None) -> Estimate:
         """Return the estimate for features that are read already."""
-        return self._estimate(self._look(encoded), model)
-
-    def estimate_if_sure(
-        self, encoded: tuple[Array, Array], *, model: str | None, at_least: float
-    ) -> Estimate | None:
-        """Return the estimate, or None where its confidence would be below ``at_least``.
-
-        That is known before the network is asked, and costs a third of it.
-        """
-        seen = self._look(encoded)
-        return self._estimate(seen, model) if seen[2] * self._readout.trust(model) >= at_least else None
-
-    def _look(self, encoded: tuple[Array, Array]) -> tuple[Array, Array, float]:
-        """Return the rows of the known n-grams, the dense features within their range, and the confidence."""
         hashes, dense = encoded
         rows, share = self._look_up(hashes)
         clipped = np.minimum(np.maximum(dense, self._low), self._high)
         outside = 0.0
         if clipped.tobytes() != dense.tobytes():  # comparing bytes is the cheapest way to find nothing
             outside = float(np.abs((dense - clipped) * self._inverse).max())
-        return rows, clipped, self._confidence(share, outside)
-
-    def _estimate(self, seen: tuple[Array, Array, float], model: str | None) -> Estimate:
-        rows, clipped, confidence = seen
         bag = self._ones[: len(rows)].dot(self._rows.take(rows, axis=0)) / math.sqrt(len(rows) or 1)
         inputs = np.concatenate((bag, clipped, _ONE), dtype=np.float32, casting="same_kind")
         hidden = inputs.dot(self._hidden)
         out: list[float] = np.maximum(hidden, _ZERO, out=hidden).dot(self._heads).tolist()
+        confidence = self._familiarity(share) * math.exp(-outside) * self._certainty(out[12:])
         return self._readout.estimate(out, model=model, confidence=confidence, source=self._source)
 
     def describe(self, query: Query) -> dict[str, float]:
@@ -178,13 +163,20 @@ class LinearClassifier:
         places[found] = order
         return found[places.take(found) == order], len(found) / len(hashes)
 
-    def _confidence(self, share: float, outside: float) -> float:
-        """Full at the share of known n-grams that usual traffic has, none at half of it.
+    def _familiarity(self, share: float) -> float:
+        """Return 1 at the share of known n-grams that usual traffic has, 0 at half of it.
 
-        Without a vocabulary there is no such share, and only the dense features tell what is unlike training.
+        Without a vocabulary there is no such share, and nothing is unlike it.
         """
-        known = min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) if self._familiar else 1.0
-        return known * math.exp(-outside)
+        return min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) if self._familiar else 1.0
+
+    def _certainty(self, kinds: Sequence[float]) -> float:
+        """Return one half at the probability of its kind that usual traffic has, 1 at certainty."""
+        top = max(kinds)
+        greatest = 1.0 / sum([math.exp(x - top) for x in kinds])
+        if greatest < self._certain:
+            return greatest / (2.0 * self._certain)
+        return 1.0 - (1.0 - greatest) / (2.0 * (1.0 - self._certain))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:

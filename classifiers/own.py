@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from budgetctl.classifiers import fit, metrics, train
-from budgetctl.classifiers.experts import SURE
 from budgetctl.classifiers.linear import LinearClassifier
 from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.targets import Example
@@ -32,6 +31,8 @@ MOST = 0.8
 """N-grams are learnt where at least this share of the examples has its text."""
 FEWEST = 20
 """Questions of the test part below which nothing is said of it."""
+SURE = 0.5
+"""From this confidence on an estimate is believed: the controller's own threshold."""
 RECIPE = fit.Recipe(bag_drop=0.1)
 
 

@@ -14,7 +14,7 @@ GROUP = "budgetctl.classifiers"
 """Entry-point group: each entry is a callable without arguments that returns a classifier."""
 
 BUILT_IN = {"default": ("default.npz", "pocket.npz"), "pocket": ("pocket.npz",)}
-"""Weights that ship with the package; of several, who knows the query answers."""
+"""Weights that ship with the package; of several, who knows the model answers, else the first."""
 
 
 def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:

@@ -58,6 +58,7 @@ def train(
     encoded_held = encoding.encode(held)
     out = fit.forward(rounded, inputs(encoded_held, known, scaler))
     arrays["familiar"] = np.asarray(_familiar(encoded_held, known), dtype=np.float32)
+    arrays["certain"] = np.asarray(_certain(out[:, 12:]), dtype=np.float32)
     calibrated, models = calibrate.readout(out, held, learnt, kinds, labels.centres)
     arrays |= calibrated
     if sum(bool(q.settled) for q in held) < calibrate.MIN_GROUP:
@@ -104,6 +105,14 @@ def _familiar(encoded: Any, known: NDArray[Any]) -> float:
     """Return the share of known n-grams that all but one in twenty texts have; 0 where there is no text."""
     shares = [np.isin(hashes, known).mean() for hashes, _ in encoded if len(hashes)]
     return float(np.quantile(shares, 0.05)) if shares else 0.0
+
+
+def _certain(kinds: NDArray[Any]) -> float:
+    """Return the probability of its kind that all but one in twenty questions have, at most one half.
+
+    Where kinds are told apart easily nearly all have a higher one, and lie above it by nothing that matters.
+    """
+    return min(float(np.quantile(fit.softmax(kinds).max(axis=1), 0.05)), 0.5)
 
 
 def _settled_as_natural(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -45,6 +45,7 @@ class Confident:
 
     Attributes:
         kept: The share that was kept, of the questions whose need is known.
+        lift: Without intervals.
     """
 
     share: float
@@ -52,6 +53,7 @@ class Confident:
     need_auc: Figure
     need_brier: Figure
     p90: Figure
+    lift: Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
 COVERED = (0.5, 0.8, 0.9)
 MAJORITY = 0.5
 """From this share of models on a question counts as solved, as in the loss that is trained by."""
+ALONE = Bootstrap(seed=0, resamples=0)
+"""For figures without an interval."""
 MIN_RANKED = 20
 """A rank correlation of fewer questions says nothing."""
 
@@ -157,8 +159,7 @@ def _within_parts(
     parts: dict[int, list[Answer]] = {}
     for a in answers:
         parts.setdefault(a.part, []).append(a)
-    alone = Bootstrap(seed=0, resamples=0)
-    found = [(f.value, f.n) for group in parts.values() if (f := figure(group, alone)).value is not None]
+    found = [(f.value, f.n) for group in parts.values() if (f := figure(group, ALONE)).value is not None]
     n = sum(size for _, size in found)
     return Figure(value=sum(value * size for value, size in found) / n if n else None, n=n)
 
@@ -203,13 +204,17 @@ def _confident(
     share: float, known: Sequence[Answer], timed: Sequence[Answer], bootstrap: Bootstrap
 ) -> Confident:
     asked = _most_confident(known, share)
-    cases = _cases(_most_confident(timed, share), "natural")
+    sure = _most_confident(timed, share)
     return Confident(
         share=share,
         kept=len(asked) / len(known) if known else None,
         need_auc=_auc(asked, bootstrap),
         need_brier=_brier(asked, bootstrap),
-        p90=_covered(cases, 0.9, bootstrap, model="named"),
+        p90=_covered(_cases(sure, "natural"), 0.9, bootstrap, model="named"),
+        lift={
+            "switch": lift.switched(asked, ALONE),
+            "natural": lift.capped(sure, "natural", ALONE),
+        },
     )
 
 

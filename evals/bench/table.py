@@ -11,7 +11,7 @@ from typing import Any
 
 from budgetctl.evals.bench.compare import Table
 from budgetctl.evals.bench.resample import Figure
-from budgetctl.evals.bench.rows import Row
+from budgetctl.evals.bench.rows import Confident, Row
 
 NA = "n/a"
 TEXT, DATA = "table.md", "table.json"
@@ -137,11 +137,20 @@ def _abstention(rows: Sequence[Row]) -> str:
         return ""
     shares = [f"{100 * point.share:.0f} %" for point in shown[0].abstention]
     lines = [
-        [f"{row.name}, {what}", *(_number(getattr(point, field), ci=False) for point in row.abstention)]
+        [f"{row.name}, {what}", *(_number(read(point), ci=False) for point in row.abstention)]
         for row in shown
-        for what, field in (("need AUROC", "need_auc"), ("Brier", "need_brier"), ("p90 named", "p90"))
+        for what, read in _CONFIDENT
     ]
     return f"On the most confident questions:\n\n{_grid(['', *shares], lines)}"
+
+
+_CONFIDENT: tuple[tuple[str, Callable[[Confident], Figure | None]], ...] = (
+    ("need AUROC", lambda point: point.need_auc),
+    ("Brier", lambda point: point.need_brier),
+    ("p90 named", lambda point: point.p90),
+    ("lift switch", lambda point: point.lift.get("switch")),
+    ("lift natural", lambda point: point.lift.get("natural")),
+)
 
 
 def _stability(rows: Sequence[Row]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from budgetctl.classifiers import Classifier
-from budgetctl.classifiers.experts import SURE, Experts
+from budgetctl.classifiers.experts import Experts
 
-from budgetctl.controller import MIN_CONFIDENCE
 from budgetctl.types import Estimate, Quantiles, Query
 
 FLAT = Quantiles(p50=1, p80=2, p90=3, p95=4)
@@ -23,13 +22,10 @@ class Fixed:
     def hash(self) -> str:
         return self.name
 
-    def estimate_encoded(self, encoded: object, *, model: str | None) -> Estimate:
+    def estimate(self, query: Query) -> Estimate:
         return Estimate(
             p_off=0.5, p_full=0.5, settled=FLAT, natural=FLAT, confidence=self.confidence, source=self.name
         )
-
-    def estimate_if_sure(self, encoded: object, *, model: str | None, at_least: float) -> Estimate | None:
-        return self.estimate_encoded(encoded, model=model) if self.confidence >= at_least else None
 
     def describe(self, query: Query) -> dict[str, float]:
         return {"from": float(len(self.name))}
@@ -45,22 +41,11 @@ def test_it_is_a_classifier_whose_hash_binds_all() -> None:
     assert one.hash != other.hash
 
 
-def test_the_first_who_is_sure_answers() -> None:
-    assert who(Experts([Fixed("a", 0.9), Fixed("b", 1.0)], name="x")) == "a"
-    assert who(Experts([Fixed("a", 0.2), Fixed("b", 1.0)], name="x")) == "b"
-
-
-def test_where_nobody_is_sure_the_first_ones_doubt_stands() -> None:
-    experts = Experts([Fixed("a", 0.2), Fixed("b", 0.3)], name="x")
-    assert who(experts) == "a"
-    assert experts.estimate(Query.from_text("?")).confidence == 0.2
+def test_without_a_model_the_first_answers_however_unsure() -> None:
+    assert who(Experts([Fixed("a", 0.2), Fixed("b", 1.0)], name="x")) == "a"
 
 
 def test_a_model_goes_to_who_knows_it_however_unsure() -> None:
     experts = Experts([Fixed("a", 0.9), Fixed("b", 0.1, ("Small-1",))], name="x")
     assert who(experts, "somewhere/small-1:free") == "b"
     assert who(experts, "large") == "a"
-
-
-def test_experts_are_believed_from_where_the_controller_believes_estimates() -> None:
-    assert SURE == MIN_CONFIDENCE

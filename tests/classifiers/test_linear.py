@@ -60,6 +60,20 @@ def test_known_words_in_an_unheard_of_amount_lower_the_confidence(toy: LinearCla
     assert toy.estimate(Query.from_text(f"{LONG} " * 60)).confidence < 0.1
 
 
+def test_a_kind_that_is_uncertain_lowers_the_confidence(toy: LinearClassifier) -> None:
+    """The heads of the kinds are made equal, which leaves nothing to tell them by."""
+    heads, bias = toy.arrays["heads"].copy(), toy.arrays["heads_bias"].copy()
+    kinds = bias.shape[0] - 12
+    heads[:, 12:], bias[12:] = 0.0, 0.0
+    doubtful = LinearClassifier(toy.header, {**toy.arrays, "heads": heads, "heads_bias": bias})
+    sure, unsure = (c.estimate(Query.from_text(LONG)).confidence for c in (toy, doubtful))
+    certain = float(toy.arrays["certain"])
+    assert kinds > 1
+    assert 1 / kinds <= certain <= 0.5
+    assert unsure == pytest.approx((1 / kinds) / (2 * certain), rel=0.01)
+    assert sure > 0.9
+
+
 def test_a_named_model_that_it_does_not_know_lowers_the_confidence(toy: LinearClassifier) -> None:
     known = toy.estimate(Query.from_text(LONG, model="somewhere/Toy-1"))
     other = toy.estimate(Query.from_text(LONG, model="gpt-9"))
@@ -150,6 +164,6 @@ def test_an_npz_that_is_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_lacks_a_field_names_it(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 2}', dtype=np.uint8))
+    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 3}', dtype=np.uint8))
     with pytest.raises(ClassifierError, match="header: features: int expected, seen None"):
         LinearClassifier.load(tmp_path / "w.npz")

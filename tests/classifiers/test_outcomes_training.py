@@ -12,7 +12,7 @@ from budgetctl.classifiers import features, fit, outcomes, own, train
 from budgetctl.classifiers.outcomes import LOOSE, MAX_WEIGHT, learn
 from budgetctl.classifiers.targets import Example
 
-from budgetctl.controller import Controller
+from budgetctl.controller import MIN_CONFIDENCE, Controller
 from budgetctl.errors import ClassifierError
 from budgetctl.outcomes import Outcome
 from budgetctl.types import Query, StopReason, Timing, Usage
@@ -261,3 +261,7 @@ def test_a_classifier_that_knows_nothing_is_not_called_better_than_a_constant() 
     assert found["p_off"]["gain_ci"][0] <= 0
     assert found["natural"]["gain_ci"][0] <= 0
     assert own.judge(made, test[:10])["against_constant"]["p_off"] is None
+
+
+def test_an_estimate_counts_as_sure_from_where_the_controller_believes_it() -> None:
+    assert own.SURE == MIN_CONFIDENCE
