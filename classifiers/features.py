@@ -242,7 +242,7 @@ def _classes(words: list[bytes], asked: slice) -> list[int]:
 
 
 def _conversation(query: Query) -> tuple[int, ...]:
-    recent = sum(len(turn.text) for turn in query.recent)
+    recent = sum(len(turn.text) for turn in query.recent) if query.recent else 0
     others = max(query.total_chars - len(query.text) - recent - query.system_chars, 0)
     return len(query.recent), recent, others, query.system_chars
 

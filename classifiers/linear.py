@@ -75,6 +75,8 @@ features; ``familiar`` the share of known n-grams that usual traffic has, 0 wher
 ``certain`` the probability of its kind that usual traffic has; the rest belongs to the readout.
 """
 
+MAX_LOGIT = 700.0
+"""Greater ones have no exponential."""
 _ONE, _ZERO = np.ones(1), np.zeros((), dtype=np.float32)
 _ORDER = np.arange(16 * features.CLIP, dtype=np.int16)
 """As many places as there can be n-grams."""
@@ -173,7 +175,9 @@ class LinearClassifier:
     def _certainty(self, kinds: Sequence[float]) -> float:
         """Return one half at the probability of its kind that usual traffic has, 1 at certainty."""
         top = max(kinds)
-        greatest = 1.0 / sum([math.exp(x - top) for x in kinds])
+        if abs(top) > MAX_LOGIT:  # as no fitted weights say, but damaged ones might
+            return 0.0
+        greatest = math.exp(top) / sum(map(math.exp, kinds))
         if greatest < self._certain:
             return greatest / (2.0 * self._certain)
         return 1.0 - (1.0 - greatest) / (2.0 * (1.0 - self._certain))

@@ -122,9 +122,21 @@ def _tokens(logs: Sequence[float], shift: Sequence[float], offset: float) -> lis
     """Return corrected quantiles in tokens, made non-decreasing."""
     y0, y1, y2, y3 = logs
     s0, s1, s2, s3 = shift
-    unit = max(y3 - y0, MIN_SPREAD)
-    p50 = y0 + s0 * unit
-    p80 = max(p50, y1 + s1 * unit)
-    p90 = max(p80, y2 + s2 * unit)
-    p95 = max(p90, y3 + s3 * unit)
-    return [math.expm1(max(min(y + offset, MAX_LOG), 0.0)) for y in (p50, p80, p90, p95)]
+    unit = y3 - y0
+    if unit < MIN_SPREAD:
+        unit = MIN_SPREAD
+    p50 = y0 + s0 * unit + offset
+    p80 = y1 + s1 * unit + offset
+    p90 = y2 + s2 * unit + offset
+    p95 = y3 + s3 * unit + offset
+    # Comparisons, since each call of max and min takes as long as the arithmetic of a quantile.
+    if p80 < p50:
+        p80 = p50
+    if p90 < p80:
+        p90 = p80
+    if p95 < p90:
+        p95 = p90
+    return [math.expm1(y) if 0.0 < y < MAX_LOG else _TOP if y > 0.0 else 0.0 for y in (p50, p80, p90, p95)]
+
+
+_TOP = math.expm1(MAX_LOG)
