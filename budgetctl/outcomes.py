@@ -368,6 +368,7 @@ _ENDINGS: dict[StopReason, str] = {
     StopReason.CAP: "the cap ended thinking",
     StopReason.DEADLINE: "the deadline ended thinking",
     StopReason.LOOP: "thinking was ended because it repeated itself",
+    StopReason.SETTLED: "thinking was ended because the answer had settled",
     StopReason.LENGTH: "the output limit cut the call",
     StopReason.OFF: "there was no thinking to end",
     StopReason.CALLER: "the caller closed the stream",

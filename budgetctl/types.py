@@ -28,7 +28,7 @@ a closing tag came whose opening tag the chat template had swallowed."""
 
 RECENT_TURNS = 6
 
-STOP_PRESETS = ("none", "safe")
+STOP_PRESETS = ("none", "safe", "balanced", "aggressive")
 """Stop presets, from the one that never stops to the one that stops soonest."""
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -48,6 +48,8 @@ class StopReason(StrEnum):
     """Only the answer reserve was left of the deadline."""
     LOOP = "loop"
     """The model was repeating itself."""
+    SETTLED = "settled"
+    """The answer had settled, as far as a criterion could tell."""
     LENGTH = "length"
     """The provider's own output limit cut the call."""
     OFF = "off"
@@ -397,6 +399,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a model answers when it is made to in the middle of its thinking.
+
+    Attributes:
+        confidence: Probability of the answer among the valid ones, in [0, 1].
+        mass: Probability that falls on any valid answer at all, in [0, 1].
+    """
+
+    confidence: float
+    mass: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """What is known of a running call when a criterion looks at it.
 
@@ -406,6 +421,7 @@ class Progress:
         elapsed_s: Seconds since the call was sent.
         s_per_token: Live seconds per token of this stream; None until measured.
         at_boundary: The last delta ended a sentence or a line, outside code and formulas.
+        trial: The latest trial answer; None before the first, and where nobody asks for any.
     """
 
     reasoning_tokens: int
@@ -413,6 +429,7 @@ class Progress:
     elapsed_s: float
     s_per_token: float | None = None
     at_boundary: bool = False
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

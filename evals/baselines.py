@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from budgetctl.evals.replay import Recording, replay
+from budgetctl.evals.replay import Recording, Trace, cut, play, points, replay
 from budgetctl.evals.results import Floats, Result
 from numpy.typing import ArrayLike
 
 from budgetctl.policy import Cap, Full, Off
-from budgetctl.types import Pace
+from budgetctl.types import Pace, StopReason
 
 ORACLE = "oracle"
 ORACLE_LABEL = "cheapest right budget per question, known afterwards (chance-inflated: max over budgets)"
@@ -95,6 +95,39 @@ def oracle(runs: Mapping[str, Sequence[Result]]) -> list[Result]:
 def _rank(result: Result) -> tuple[bool, float]:
     tokens = _known(result.reasoning_tokens, result.output_tokens)
     return not result.correct, math.inf if tokens is None else tokens
+
+
+def random_stop(recording: Recording, results: Sequence[Result], *, pace: Pace, seed: int) -> list[Result]:
+    """Return what stopping by lot comes to, at the mean tokens of ``results``.
+
+    Every recorded point of every trace ends its thinking with the same probability, which is chosen so that
+    the means agree as closely as the recording allows. Budgets are those of ``results``.
+    """
+    by_key = {r.key: r for r in results}
+    traces = [t for t in recording.traces if _key(t) in by_key]
+    whole = [play(t, by_key[_key(t)].budget, pace=pace) for t in traces]
+    rng = np.random.default_rng(seed)
+    lots = [[(rng.random(), row) for _, row in points(t, r)] for t, r in zip(traces, whole, strict=True)]
+    wanted = sum(r.reasoning_tokens or 0 for r in results)
+
+    def drawn(chance: float) -> list[Result]:
+        found = []
+        for lot, result in zip(lots, whole, strict=True):
+            row = next((row for ticket, row in lot if ticket < chance), None)
+            found.append(result if row is None else cut(row, result, stop=StopReason.SETTLED, pace=pace))
+        return found
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        chance = (low + high) / 2
+        spends_more = sum(r.reasoning_tokens or 0 for r in drawn(chance)) > wanted
+        low, high = (chance, high) if spends_more else (low, chance)
+    return drawn(high)
+
+
+def _key(trace: Trace) -> tuple[str, str, int]:
+    row = trace.natural
+    return (row.question_key, row.model, row.sample)
 
 
 def matched_accuracy(curve_tokens: ArrayLike, curve_accuracy: ArrayLike, tokens: ArrayLike) -> Floats:

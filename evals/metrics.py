@@ -30,6 +30,7 @@ from budgetctl.evals.results import ClusterBy, Floats, Paired, Result, pair
 
 from budgetctl.errors import BudgetctlError, PairingError
 from budgetctl.policy import Cap, Full, Off, parse
+from budgetctl.stopping.presets import WITH_TRIALS
 
 FULL = "full"
 
@@ -117,16 +118,18 @@ class Evaluation:
 
 
 def is_fixed(name: str) -> bool:
-    """Return whether a policy gives every question the same budget: full, off or a cap."""
+    """Return whether a policy gives every question the same budget: full, off or a cap, without trials."""
     try:
-        return isinstance(parse(name), Full | Off | Cap)
+        policy = parse(name)
     except BudgetctlError:
         return False
+    return isinstance(policy, Full | Off | Cap) and policy.stop not in WITH_TRIALS
 
 
 def unrestricted(result: Result) -> bool:
     """Return whether a budget left thinking as it was."""
-    return result.budget.reasoning_tokens is None and result.budget.effort is None
+    budget = result.budget
+    return budget.reasoning_tokens is None and budget.effort is None and budget.stop not in WITH_TRIALS
 
 
 def evaluate(

@@ -7,7 +7,9 @@
   wrong, with the whole cap spent. That is the pessimistic reading, and such results say so.
 * A policy sees what a live run would have seen: question text, model, its facts, the pace of the named speed
   profile. Never the length of the trace and never a later row.
-* Stop presets leave no mark on a recording, so only budgets are replayed.
+* A stop preset sees the recorded points of the trace in order, with the trial answer (``signals.p_top`` and
+  ``signals.p_choice_mass``) that was recorded there, and ends the thinking at the first that convinces it.
+  Each trial costs the tokens that it generated. Loops leave no mark on a recording without its text.
 * Where no time was recorded, seconds = ttft + tokens x seconds per token; such numbers are marked modelled.
 """
 
@@ -24,7 +26,8 @@ from budgetctl.evals.results import Result
 from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import EvalError
 from budgetctl.policy import Policy
-from budgetctl.types import Budget, Limits, ModelFacts, Pace, Query
+from budgetctl.stopping.presets import WITH_TRIALS, preset
+from budgetctl.types import Budget, Limits, ModelFacts, Pace, Progress, Query, StopReason, Trial
 
 SPEED_PROFILES: Mapping[str, Pace] = {
     "nominal": Pace(ttft_s=0.5, s_per_token=0.02),
@@ -34,6 +37,9 @@ SPEED_PROFILES: Mapping[str, Pace] = {
 """Assumed speeds, not measurements: 50, 200 and 10 tokens a second."""
 
 PESSIMISTIC = "uncoupled trace cut by the cap: counted as unanswered (pessimistic)"
+
+TRIAL_TOKENS = 1
+"""What a recorded trial answer generated: one letter."""
 
 FactsOf = Callable[[str], ModelFacts]
 
@@ -249,6 +255,65 @@ def _result(row: CubeRow, budget: Budget, *, pace: Pace) -> Result:
     )
 
 
+def stopped(trace: Trace, result: Result, *, pace: Pace) -> Result:
+    """Return what is left of a result when its budget's stop preset may end the thinking before.
+
+    Args:
+        trace: What was recorded.
+        result: What the call comes to without the preset.
+        pace: The speed profile.
+    """
+    if result.budget.stop not in WITH_TRIALS:
+        return result
+    criterion, spent = preset(result.budget.stop), 0
+    for at, row in points(trace, result):
+        trial = _trial(row)
+        if trial is None:
+            continue
+        spent += TRIAL_TOKENS
+        progress = Progress(
+            reasoning_tokens=at,
+            reasoning="",
+            elapsed_s=pace.seconds(at + spent),
+            s_per_token=pace.s_per_token,
+            trial=trial,
+        )
+        evidence = criterion.observe(progress)
+        if evidence is not None:
+            return _with_trials(cut(row, result, stop=evidence.reason, pace=pace), spent, pace=pace)
+    return _with_trials(result, spent, pace=pace)
+
+
+def points(trace: Trace, result: Result) -> list[tuple[int, CubeRow]]:
+    """Return (tokens, row) of the recorded points before the end of the thinking of ``result``."""
+    end = result.reasoning_tokens or 0
+    return [(at, row) for row in trace.coupled if (at := row.reasoning_tokens) and at < end]
+
+
+def cut(row: CubeRow, result: Result, *, stop: StopReason, pace: Pace) -> Result:
+    """Return what ``result`` comes to when its thinking ends at a recorded point."""
+    return replace(_result(row, result.budget, pace=pace), sample=result.sample, stop=str(stop))
+
+
+def _trial(row: CubeRow) -> Trial | None:
+    confidence, mass = row.signals.get("p_top"), row.signals.get("p_choice_mass")
+    if confidence is None or mass is None:
+        return None
+    return Trial(confidence=float(confidence), mass=float(mass))
+
+
+def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:
+    """Charge a result for its trials: their tokens, and their time where that is modelled anyway."""
+    late = {name: getattr(result, name) + spent * pace.s_per_token for name in result.modelled}
+    return replace(
+        result,
+        reasoning_tokens=(result.reasoning_tokens or 0) + spent,
+        output_tokens=None if result.output_tokens is None else result.output_tokens + spent,
+        probe_tokens=spent,
+        **late,
+    )
+
+
 def no_facts(model: str) -> ModelFacts:
     """Say that nothing is known of any model."""
     return ModelFacts()
@@ -291,7 +356,7 @@ def replay(
             facts=replace(facts_of(trace.natural.model), can_cap=True, can_switch_off=trace.off is not None),
             pace=pace,
         )
-        result = play(trace, decision.budget, pace=pace)
+        result = stopped(trace, play(trace, decision.budget, pace=pace), pace=pace)
         notes = result.notes if decision.fallback is None else (*result.notes, decision.fallback)
         # An off row may be borrowed from another sample; it still stands for this one.
         results.append(replace(result, sample=trace.natural.sample, notes=notes))

@@ -28,7 +28,8 @@ class Result:
         model: The model that answered.
         sample: Number of the run of this question.
         correct: The answer was right; a missing answer is wrong, never left out.
-        reasoning_tokens: Tokens of thinking; None is unknown.
+        reasoning_tokens: Tokens of thinking, trial answers included; None is unknown.
+        probe_tokens: Of them those of trial answers.
         output_tokens: All generated tokens, thinking included; None is unknown.
         ttfo_s: Seconds to the first token of the answer; None is unknown or never.
         e2e_s: Seconds to the end of the call.
@@ -50,6 +51,7 @@ class Result:
     model: str = ""
     sample: int = 0
     reasoning_tokens: int | None = None
+    probe_tokens: int = 0
     output_tokens: int | None = None
     ttfo_s: float | None = None
     e2e_s: float | None = None

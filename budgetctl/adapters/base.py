@@ -13,6 +13,8 @@ from typing import Any
 
 from budgetctl.capabilities import Capability
 from budgetctl.stopping.criteria import ANSWER_TOKENS, GRACE, with_grace
+from budgetctl.stopping.presets import WITH_TRIALS, without_trials
+from budgetctl.stopping.trial import TrialAnswer
 from budgetctl.types import EFFORTS, AppliedControl, Budget, CallerValues, Strength
 
 ABORT_CONTINUE = "abort_continue"
@@ -303,8 +305,10 @@ def _watch(writer: Writer, budget: Budget, *, live: bool) -> None:
         writer.act(DEADLINE, budget.deadline_s, "hard" if live else "none")
         if not live:
             writer.unsupported.append("deadline")
+    if budget.stop in WITH_TRIALS:  # no endpoint is asked for any
+        writer.unsupported.append(TrialAnswer.name)
     if budget.stop != "none" and writer.capability.continuation is not None:
-        writer.act(STOP, budget.stop, "hard" if live else "none")
+        writer.act(STOP, without_trials(budget.stop), "hard" if live else "none")
 
 
 def _carries(writer: Writer, parameters: Mapping[str, Any]) -> bool:

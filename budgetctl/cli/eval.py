@@ -155,6 +155,10 @@ def run_replay(args: argparse.Namespace) -> int:
                 classifier=_classifier(args.classifier),
                 facts_of=lambda model: table.lookup(model, "in-process").facts(),
             )
+    for policy in asked:
+        if any(r.probe_tokens for r in runs[policy]):
+            by_lot = baselines.random_stop(recording, runs[policy], pace=pace, seed=args.seed)
+            runs[f"by lot as {policy}"] = by_lot
     for reason, count in recording.left_out.items():
         print(f"left out: {count} {reason}", file=sys.stderr)
     settings = {

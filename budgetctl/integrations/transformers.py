@@ -16,7 +16,8 @@ import torch
 from budgetctl.adapters.base import DEADLINE, STOP, Rendered, fit_cap
 from budgetctl.channels import CLOSE_TAG, OPEN_TAG
 from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids, token_tables
-from budgetctl.stopping import ANSWER_TOKENS
+from budgetctl.stopping import ANSWER_TOKENS, TrialAnswer
+from budgetctl.stopping.presets import WITH_TRIALS, without_trials
 from budgetctl.types import AppliedControl, Budget, CallerValues, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
@@ -402,11 +403,13 @@ def _renderer(runner: _Runner) -> Any:
         if budget.deadline_s is not None:
             controls.append((DEADLINE, budget.deadline_s))
         if budget.stop != "none":
-            controls.append((STOP, budget.stop))
+            controls.append((STOP, without_trials(budget.stop)))
+        efforts = () if budget.effort is None else (f"effort:{budget.effort}",)
+        trials = (TrialAnswer.name,) if budget.stop in WITH_TRIALS else ()
         return Rendered(
             params=dict(params),
             controls=tuple(AppliedControl(name=n, value=v, strength="hard") for n, v in controls),
-            unsupported=() if budget.effort is None else (f"effort:{budget.effort}",),
+            unsupported=(*efforts, *trials),
             pinned=tuple(params),
         )
 

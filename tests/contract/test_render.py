@@ -94,6 +94,13 @@ def test_a_level_that_the_model_lacks_becomes_the_nearest_weaker_one(level: str,
     assert rendered.unsupported == unsupported
 
 
+def test_a_preset_whose_trial_answers_nobody_asks_for_is_not_said_to_act():
+    rendered = chat(Budget(reasoning_tokens=100, stop="balanced"), SERVED, live=True)
+    assert rendered.unsupported == ("trial_answer",)
+    assert {c.name: c.value for c in rendered.controls}["stop"] == "safe"
+    assert chat(Budget(reasoning_tokens=100, stop="safe"), SERVED, live=True).unsupported == ()
+
+
 @pytest.mark.parametrize(
     "own",
     [

@@ -1,9 +1,19 @@
+import random
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from budgetctl.evals.baselines import cap_grid, fixed_curve, matched_accuracy, matched_mix, oracle
-from budgetctl.evals.replay import Recording
+from budgetctl.evals.baselines import (
+    cap_grid,
+    fixed_curve,
+    matched_accuracy,
+    matched_mix,
+    oracle,
+    random_stop,
+)
+from budgetctl.evals.replay import Recording, replay
 
-from budgetctl.types import Pace
+from budgetctl.types import Budget, Pace
 
 from .worlds import curve, results, row
 
@@ -76,3 +86,18 @@ def test_the_oracle_takes_the_cheapest_right_result_or_the_cheapest_wrong_one():
         "full": results([True, False, True], [90, 90, 90]),
     }
     assert [(r.correct, r.reasoning_tokens) for r in oracle(runs)] == [(True, 50), (False, 0), (True, 0)]
+
+
+def test_stopping_by_lot_spends_what_the_policy_does_on_the_same_calls():
+    rng = random.Random(0)
+    rows = [r for i in range(200) for r in curve(f"q{i}", settled=rng.choice((20, 60)), natural=100)]
+    recording = Recording.of(rows)
+    policy = replay(recording, "cap:50", pace=PACE)
+    full = [replace(r, budget=Budget()) for r in policy]
+    lots = random_stop(recording, full, pace=PACE, seed=0)
+    assert [r.key for r in lots] == [r.key for r in policy]
+    spent, wanted = (sum(r.reasoning_tokens for r in results) for results in (lots, policy))
+    assert abs(spent - wanted) <= 100
+    assert len({r.reasoning_tokens for r in lots}) > 5
+    again = random_stop(recording, full, pace=PACE, seed=0)
+    assert again == lots != random_stop(recording, full, pace=PACE, seed=1)

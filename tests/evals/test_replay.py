@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from budgetctl.evals.replay import PESSIMISTIC, Recording, replay, speed_profile
 
 from budgetctl.errors import ClassifierError, EvalError
-from budgetctl.types import ModelFacts, Pace
+from budgetctl.types import Budget, ModelFacts, Pace
 
 from .worlds import Oracle, curve, row, world
 
@@ -207,3 +209,61 @@ def test_speed_profiles_are_names_or_two_numbers():
 def test_replay_is_deterministic():
     rows = world(20)
     assert run(rows, "cap:50") == run(rows, "cap:50")
+
+
+def signalled(name, *, trials, natural, right_from):
+    """A trace with a trial answer (confidence, mass) at every recorded point."""
+    rows = [
+        row(
+            name,
+            "tokens",
+            value=at,
+            tokens=at,
+            correct=at >= right_from,
+            signals={"p_top": confidence, "p_choice_mass": mass},
+        )
+        for at, (confidence, mass) in trials.items()
+    ]
+    return [row(name, "natural", tokens=natural, correct=natural >= right_from), *rows]
+
+
+TRIALS = {0: (1.0, 1.0), 100: (0.999, 0.01), 200: (0.9, 0.9), 300: (0.999, 0.9), 400: (1.0, 1.0)}
+
+
+def test_a_stop_preset_ends_thinking_at_the_first_trial_that_convinces_it():
+    recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
+    [result] = run(recorded, "full+stop:balanced")
+    assert (result.correct, result.stop, result.probe_tokens) == (True, "settled", 3)
+    assert result.reasoning_tokens == 300 + 3
+    assert result.ttfo_s == PACE.seconds(303)
+
+
+def test_what_comes_later_in_a_trace_does_not_move_its_stop():
+    later = TRIALS | {400: (0.0, 0.0)}
+    stops = [
+        run(signalled("a", trials=trials, natural=natural, right_from=300), "full+stop:balanced")
+        for trials, natural in ((TRIALS, 500), (later, 500), (later, 90_000))
+    ]
+    assert len({r.reasoning_tokens for [r] in stops}) == 1
+
+
+def test_a_preset_only_shortens_what_the_cap_leaves():
+    recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
+    [capped], [both] = (run(recorded, policy) for policy in ("cap:250", "cap:250+stop:balanced"))
+    assert (capped.reasoning_tokens, both.reasoning_tokens) == (200, 200 + 1)
+    assert both.stop is None
+    [long] = run(recorded, "cap:450+stop:balanced")
+    assert long.reasoning_tokens == 303
+
+
+def test_trials_that_convince_nobody_are_paid_for():
+    recorded = signalled("a", trials={100: (0.1, 0.1), 200: (0.2, 0.1)}, natural=300, right_from=0)
+    [result] = run(recorded, "full+stop:aggressive")
+    assert (result.reasoning_tokens, result.probe_tokens, result.stop) == (302, 2, None)
+
+
+def test_without_recorded_trials_a_preset_changes_nothing():
+    recorded = curve("a", settled=20, natural=60)
+    assert [replace(r, budget=Budget()) for r in run(recorded, "full+stop:aggressive")] == [
+        replace(r, budget=Budget()) for r in run(recorded, "full")
+    ]
