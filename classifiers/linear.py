@@ -75,6 +75,8 @@ features; ``familiar`` the share of known n-grams that usual traffic has, 0 wher
 ``certain`` the probability of its kind that usual traffic has; the rest belongs to the readout.
 """
 
+MANY = 256
+"""Factors of fewer n-grams than this are kept."""
 MAX_LOGIT = 700.0
 """Greater ones have no exponential."""
 _ONE, _ZERO = np.ones(1), np.zeros((), dtype=np.float32)
@@ -98,7 +100,7 @@ class LinearClassifier:
         # Narrow rows stay in the processor's cache; multiplied out to the hidden layer they would not.
         width = arrays["rows"].shape[1]
         self._rows = arrays["rows"].astype(np.float32)
-        self._ones = np.ones(len(known), dtype=np.float32)
+        self._means = [np.full(n, 1 / math.sqrt(n or 1), dtype=np.float32) for n in range(MANY)]
         self._inverse = 1.0 / wide["scale"]
         dense = self._inverse[:, None] * wide["hidden"][width:]
         bias = wide["hidden_bias"] - wide["centre"] @ dense
@@ -143,7 +145,9 @@ class LinearClassifier:
         outside = 0.0
         if clipped.tobytes() != dense.tobytes():  # comparing bytes is the cheapest way to find nothing
             outside = float(np.abs((dense - clipped) * self._inverse).max())
-        bag = self._ones[: len(rows)].dot(self._rows.take(rows, axis=0)) / math.sqrt(len(rows) or 1)
+        n = len(rows)
+        means = self._means[n] if n < MANY else np.full(n, 1 / math.sqrt(n), dtype=np.float32)
+        bag = means.dot(self._rows.take(rows, axis=0))
         inputs = np.concatenate((bag, clipped, _ONE), dtype=np.float32, casting="same_kind")
         hidden = inputs.dot(self._hidden)
         out: list[float] = np.maximum(hidden, _ZERO, out=hidden).dot(self._heads).tolist()
