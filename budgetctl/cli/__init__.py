@@ -14,7 +14,7 @@ from importlib import import_module
 from budgetctl import __version__
 from budgetctl.errors import BudgetctlError
 
-COMMANDS = ("run", "decide", "eval", "report", "train", "bench")
+COMMANDS = ("run", "decide", "eval", "report", "train", "doctor", "bench")
 
 
 def parser() -> argparse.ArgumentParser:

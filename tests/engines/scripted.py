@@ -43,6 +43,8 @@ class Scripted(ThreadingHTTPServer):
         self.seen: list[Seen] = []
         self.scenario = "normal"
         self.answer = ANSWER
+        self.version: str | None = None
+        self.counts = False
         self.continuation: list[tuple[str, ...]] = [ANSWER]
 
     @property
@@ -70,6 +72,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Scripted
 
+    def do_GET(self) -> None:
+        running = sum(not one.done.is_set() for one in self.server.seen)
+        if self.path == "/version" and self.server.version is not None:
+            self._json({"version": self.server.version})
+        elif self.path == "/metrics" and self.server.counts:
+            self._json({}, text=f'vllm:num_requests_running{{engine="0"}} {running}.0\n')
+        else:
+            self._json({"error": {"message": "no such route"}}, status=404)
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         seen = Seen(path=self.path.removeprefix("/v1"), body=body)
@@ -78,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(seen)
         except (BrokenPipeError, ConnectionResetError):
             seen.closed_by_client = True
+            if self.server.scenario == "generates on":
+                time.sleep(10)
         finally:
             seen.done.set()
 
@@ -181,8 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
 
-    def _json(self, body: dict[str, Any], *, status: int = 200) -> None:
-        data = json.dumps(body).encode()
+    def _json(self, body: dict[str, Any], *, status: int = 200, text: str | None = None) -> None:
+        data = (json.dumps(body) if text is None else text).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))

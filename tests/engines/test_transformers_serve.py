@@ -18,6 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 
 import budgetctl
 from budgetctl.capabilities import Table
+from budgetctl.cli import main
 from budgetctl.integrations.openai import wrap
 from budgetctl.types import StopReason
 
@@ -217,3 +218,17 @@ async def test_cancelling_a_task_ends_the_generation(server: Served, question: A
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(server.busy_s) < IDLE * busy
+
+
+def test_the_doctor_finds_what_this_engine_keeps(
+    server: Served, question: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It refuses every cap, switches thinking off, and continues a closed thought."""
+    argv = ["doctor", "--base-url", server.url, "--model", server.model, "--endpoint", "transformers-serve"]
+    code = main([*argv, "--question", question[0]["content"], "--max-tokens", "600", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    seen = {control["name"]: control["verified"] for control in report["controls"]}
+    assert (code, report["broken"]) == (0, [])
+    assert seen == {"off": True, "cap": False, "abort_continue": True, "close": None}
+    assert all(t["observed"].startswith("refused: 422") for t in report["tried"] if t["name"] == "cap")
+    assert (report["reasoning"]["seen"], report["stream_usage"]) == ("field", "always")

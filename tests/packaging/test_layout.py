@@ -31,7 +31,7 @@ VALUES = {
     "speed",
     "stopping",
 }
-MIDDLE = {"adapters", "bill", "config", "controller", "engine", "guard", "logs", "session"}
+MIDDLE = {"adapters", "bill", "config", "controller", "doctor", "engine", "guard", "logs", "session"}
 OUTER = {"integrations"}
 TIERS = [GROUND, VALUES, MIDDLE, OUTER, {"cli"}]
 

@@ -1,0 +1,256 @@
+"""The checks: what is asked of an endpoint, and what its replies mean.
+
+Nothing here does io: an :class:`Endpoint` answers. A control counts as kept when the reply shows it: no
+thinking where it was switched off, no more than ``1.1 * cap + 32`` tokens of it under a cap (half as much
+again where tokens are only estimated), an answer and no new thought after a continuation. What an endpoint
+accepts and does not keep is worse than what it refuses, and both are said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from budgetctl.capabilities import Capability
+from budgetctl.doctor.findings import Diagnosis, Finding
+
+MIN_CAP = 16
+CAP_SHARE = 4
+"""The cap that is tried is one part in so many of the natural thinking."""
+
+SWITCHES: tuple[Mapping[str, Any], ...] = (
+    {"chat_template_kwargs.enable_thinking": False},
+    {"chat_template_kwargs.thinking": False},
+    {"reasoning_effort": "none"},
+    {"reasoning_budget_tokens": 0, "thinking_budget_tokens": 0},
+)
+"""How thinking is switched off here and there."""
+CAPS: tuple[tuple[str, ...], ...] = (
+    ("thinking_token_budget",),
+    ("reasoning_budget_tokens", "thinking_budget_tokens"),
+    ("custom_params.thinking_budget",),
+    ("thinking_budget",),
+)
+"""What a cap on thinking is called here and there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one call came to.
+
+    Attributes:
+        refused: The server's own words, where it refused the call.
+        reasoning: The thinking.
+        answer: The answer.
+        reasoning_tokens: Tokens of thinking, reported, else estimated.
+        reported: They were reported.
+        output_tokens: All output tokens, reported; None where they were not.
+        usage: The stream reported usage at all.
+        field: Name of the field that carried thinking; None where it came inline or not at all.
+        untagged: Inline thinking came without its opening tag.
+        finish: The finish reason.
+    """
+
+    refused: str | None = None
+    reasoning: str = ""
+    answer: str = ""
+    reasoning_tokens: int = 0
+    reported: bool = False
+    output_tokens: int | None = None
+    usage: bool = False
+    field: str | None = None
+    untagged: bool = False
+    finish: str | None = None
+
+
+class Endpoint(Protocol):
+    """What the checks need of an endpoint and a model."""
+
+    model: str
+    kind: str
+
+    def ask(self, extra: Mapping[str, Any], *, with_usage: bool = True) -> Reply:
+        """Ask the question with more parameters, by dotted path; what is refused is a reply too."""
+        ...
+
+    def continue_from(self, thought: str, capability: Capability) -> Reply | None:
+        """Let the model answer from a closed thought; None where that cannot be tried."""
+        ...
+
+    def stops_when_closed(self) -> tuple[bool | None, str]:
+        """Close a stream early and say whether the server stopped generating, and how that was seen."""
+        ...
+
+    def engine(self) -> str | None:
+        """Return name and version of the engine, as far as it tells them."""
+        ...
+
+
+@dataclass(slots=True)
+class Checkup:
+    """One visit.
+
+    Args:
+        endpoint: Who is asked.
+        capability: What the table says of it; its own parameters are tried first.
+    """
+
+    endpoint: Endpoint
+    capability: Capability
+    calls: int = 0
+    output_tokens: int = 0
+    tried: list[Finding] = field(default_factory=list)
+
+    def run(self) -> Iterator[str | Diagnosis]:
+        """Yield what is being done, and the diagnosis at the end."""
+        yield "thinking without any control"
+        plain = self._ask({})
+        if plain.refused is not None:
+            yield self._diagnosis(plain, findings=[], stream_usage="never")
+            return
+        yield "usage of a stream"
+        stream_usage = self._stream_usage(plain)
+        findings: list[Finding] = []
+        if plain.reasoning_tokens:
+            yield "switching thinking off"
+            findings.append(self._first(self._off()))
+            yield "capping it"
+            findings.append(self._first(self._cap(plain)))
+            yield "continuing from a closed thought"
+            findings += self._continuation(plain)
+            yield "closing a stream"
+            findings += self._close()
+        yield self._diagnosis(plain, findings=findings, stream_usage=stream_usage)
+
+    def _ask(self, extra: Mapping[str, Any], *, with_usage: bool = True) -> Reply:
+        return self._count(self.endpoint.ask(extra, with_usage=with_usage))
+
+    def _count(self, reply: Reply) -> Reply:
+        self.calls += 1
+        self.output_tokens += reply.output_tokens or 0
+        return reply
+
+    def _stream_usage(self, plain: Reply) -> str:
+        if not plain.usage:
+            return "never"
+        return "always" if self._ask({}, with_usage=False).usage else "include_usage"
+
+    def _first(self, found: Iterator[Finding]) -> Finding:
+        """Try until something works; return it, else what was learnt most of."""
+        worst: Finding | None = None
+        for finding in found:
+            self.tried.append(finding)
+            if finding.verified:
+                return finding
+            # What was accepted and not kept says more than a refusal.
+            if worst is None or (worst.observed.startswith("refused") and finding.verified is not None):
+                worst = finding
+        assert worst is not None, "something is always tried"
+        return worst
+
+    def _off(self) -> Iterator[Finding]:
+        own = [self.capability.off.parameters] if self.capability.off is not None else []
+        for sent in _distinct([*own, *SWITCHES]):
+            reply = self._ask(sent)
+            if reply.refused is not None:
+                seen, kept = f"refused: {reply.refused}", False
+            elif reply.reasoning_tokens:
+                seen, kept = f"ignored: {_thought(reply)}", False
+            elif not reply.answer.strip():
+                seen, kept = "no thinking, but no answer either", False
+            else:
+                seen, kept = "no thinking, and an answer", True
+            yield Finding(
+                name="off", strength="hard" if kept else "none", verified=kept, observed=seen, sent=sent
+            )
+
+    def _cap(self, plain: Reply) -> Iterator[Finding]:
+        own = [self.capability.cap.parameters] if self.capability.cap is not None else []
+        cap = max(MIN_CAP, plain.reasoning_tokens // CAP_SHARE)
+        for names in dict.fromkeys([*(names for names in own if names), *CAPS]):
+            sent = dict.fromkeys(names, cap)
+            reply = self._ask(sent)
+            verified: bool | None = False
+            if reply.refused is not None:
+                seen = f"refused: {reply.refused}"
+            elif plain.reasoning_tokens <= _most(cap, reported=plain.reported):
+                verified, seen = None, f"its natural thinking is too short to tell: {_thought(plain)}"
+            elif reply.reasoning_tokens > _most(cap, reported=reply.reported):
+                seen = f"ignored: {_thought(reply)} under a cap of {cap}"
+            elif not reply.answer.strip():
+                seen = f"{_thought(reply)} under a cap of {cap}, and then no answer"
+            else:
+                verified, seen = True, f"{_thought(reply)} under a cap of {cap}, and an answer"
+            yield Finding(
+                name="cap",
+                strength="hard" if verified else "none",
+                verified=verified,
+                observed=seen,
+                sent=sent,
+            )
+
+    def _continuation(self, plain: Reply) -> list[Finding]:
+        thought = plain.reasoning[: len(plain.reasoning) // 2]
+        reply = self.endpoint.continue_from(thought, self.capability)
+        if reply is None:
+            seen = "no format of raw prompts is known for this model"
+            finding = Finding(name="abort_continue", strength="none", verified=None, observed=seen)
+        else:
+            self._count(reply)
+            if reply.refused is not None:
+                kept, seen = False, f"refused: {reply.refused}"
+            elif reply.reasoning_tokens or not reply.answer.strip():
+                kept, seen = False, "it thought on instead of answering" if reply.reasoning else "no answer"
+            else:
+                kept, seen = True, "an answer, and no new thought"
+            finding = Finding(
+                name="abort_continue", strength="hard" if kept else "none", verified=kept, observed=seen
+            )
+        self.tried.append(finding)
+        return [finding]
+
+    def _close(self) -> list[Finding]:
+        self.calls += 1
+        stopped, seen = self.endpoint.stops_when_closed()
+        finding = Finding(
+            name="close", strength="hard" if stopped else "none", verified=stopped, observed=seen
+        )
+        self.tried.append(finding)
+        return [finding]
+
+    def _diagnosis(self, plain: Reply, *, findings: list[Finding], stream_usage: str) -> Diagnosis:
+        if plain.refused is not None:
+            findings = [
+                Finding(name="call", strength="none", verified=False, observed=f"refused: {plain.refused}")
+            ]
+        where = "field" if plain.field else "inline" if plain.reasoning else "none"
+        return Diagnosis(
+            model=self.endpoint.model,
+            endpoint=self.endpoint.kind,
+            engine=self.endpoint.engine(),
+            reasoning=where,
+            field=plain.field,
+            starts_in_think=plain.untagged,
+            natural_tokens=plain.reasoning_tokens,
+            reports_reasoning=plain.reported,
+            stream_usage=stream_usage,
+            findings=tuple(findings),
+            tried=tuple(self.tried),
+            calls=self.calls,
+            output_tokens=self.output_tokens,
+        )
+
+
+def _most(cap: int, *, reported: bool) -> float:
+    """Return the most tokens of thinking under a cap that counts as kept: the watchdog's own rule."""
+    return (1.1 if reported else 1.5) * cap + 32
+
+
+def _thought(reply: Reply) -> str:
+    about = "" if reply.reported else "about "
+    return f"{about}{reply.reasoning_tokens} tokens of thinking"
+
+
+def _distinct(options: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [option for i, option in enumerate(options) if option not in options[:i]]

@@ -1,0 +1,169 @@
+"""The doctor at a scripted server: what it finds is what the server does, whatever it accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from budgetctl.capabilities import Table
+from budgetctl.cli import main
+
+from .scripted import Scripted, serving
+
+MODEL = "qwen3-8b"
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with serving(thought=400) as running:
+        yield running
+
+
+def examined(
+    server: Scripted, capsys: pytest.CaptureFixture[str], *more: str, model: str = MODEL
+) -> tuple[int, dict[str, Any]]:
+    code = main(["doctor", "--base-url", server.url, "--model", model, "--json", *more])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def found(report: dict[str, Any], name: str) -> dict[str, Any]:
+    [control] = [c for c in report["controls"] if c["name"] == name]
+    return dict(control)
+
+
+def test_what_a_server_keeps_is_verified_and_goes_into_a_row(
+    server: Scripted, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.version = "0.99"
+    code, report = examined(server, capsys, model="home-made")
+    assert code == 0
+    assert (report["endpoint"], report["engine"]) == ("vllm", "vLLM 0.99")
+    assert report["reasoning"] == {
+        "seen": "field",
+        "field": "reasoning_content",
+        "starts_in_think": False,
+        "natural_tokens": 400,
+        "reported_in_usage": False,
+    }
+    assert report["stream_usage"] == "include_usage"
+    assert [c["name"] for c in report["controls"]] == ["off", "cap", "abort_continue", "close"]
+    assert [c["verified"] for c in report["controls"]] == [True, True, True, None]
+    (tmp_path / "own.toml").write_text(report["capability"])
+    row = Table.load(tmp_path / "own.toml").lookup("home-made", "vllm")
+    assert row.cap is not None
+    assert row.off is not None
+    assert (row.cap.parameters, row.cap.strength) == (("thinking_token_budget",), "hard")
+    assert row.off.parameters == {"chat_template_kwargs.enable_thinking": False}
+    assert (row.continuation, row.prompt_format, row.reasoning) == ("raw_completions", "chatml", "field")
+    assert row.source == "budgetctl doctor, vLLM 0.99"
+
+
+def test_a_cap_that_is_accepted_and_ignored_is_called_broken(
+    server: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.scenario = "ignored cap"
+    code, report = examined(server, capsys, "--endpoint", "vllm")
+    assert code == 1
+    assert report["broken"] == ["cap"]
+    cap = found(report, "cap")
+    assert (cap["verified"], cap["strength"]) == (False, "none")
+    assert cap["observed"] == "ignored: about 400 tokens of thinking under a cap of 100"
+    assert "cap =" not in report["capability"]
+
+
+def test_what_is_refused_is_said_in_the_servers_words(capsys: pytest.CaptureFixture[str]) -> None:
+    refuses = ("thinking_token_budget", "chat_template_kwargs")
+    with serving(thought=400, refuses=refuses) as server:
+        _, report = examined(server, capsys, "--endpoint", "vllm")
+    tried = {json.dumps(t["sent"]): t["observed"] for t in report["tried"]}
+    assert tried['{"thinking_token_budget": 100}'].startswith("refused: 400 unknown field")
+    assert report["broken"] == ["off", "cap"]
+
+
+def test_a_thought_too_short_for_any_cap_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(thought=40) as server:
+        code, report = examined(server, capsys, "--endpoint", "vllm")
+    assert found(report, "cap")["verified"] is None
+    assert (code, report["broken"]) == (0, [])
+
+
+@pytest.mark.parametrize(("scenario", "untagged"), [("inline", False), ("missing open tag", True)])
+def test_it_sees_where_thinking_travels(
+    server: Scripted, capsys: pytest.CaptureFixture[str], scenario: str, untagged: bool
+) -> None:
+    server.scenario = scenario
+    _, report = examined(server, capsys)
+    assert (report["reasoning"]["seen"], report["reasoning"]["field"]) == ("inline", None)
+    assert report["reasoning"]["starts_in_think"] is untagged
+    assert ("starts_in_think = true" in report["capability"]) is untagged
+
+
+@pytest.mark.parametrize(
+    ("scenario", "counts", "verified"),
+    [("normal", True, True), ("generates on", True, False), ("normal", False, None)],
+)
+def test_closing_a_stream_is_checked_at_the_servers_own_counter(
+    capsys: pytest.CaptureFixture[str], scenario: str, counts: bool, verified: bool | None
+) -> None:
+    with serving(thought=400, delay_s=0.002) as server:
+        server.scenario, server.counts = scenario, counts
+        _, report = examined(server, capsys)
+    assert found(report, "close")["verified"] is verified
+
+
+def test_a_continuation_that_thinks_on_or_is_missing_is_no_continuation(
+    server: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.continuation = [("<think>\n", "Let ", "me ", "see.", "</think>", "42")]
+    _, report = examined(server, capsys)
+    assert found(report, "abort_continue")["observed"] == "it thought on instead of answering"
+    server.scenario = "no completions"
+    _, report = examined(server, capsys)
+    assert found(report, "abort_continue")["observed"] == "refused: 404 no such route"
+    assert "continuation" not in report["capability"]
+
+
+def test_a_model_that_does_not_think_has_nothing_to_control(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(thought=0) as server:
+        code, report = examined(server, capsys)
+    assert (code, report["controls"], report["reasoning"]["seen"]) == (0, [], "none")
+    assert report["calls"] == 2
+
+
+def test_an_endpoint_that_refuses_the_plain_call_is_reported_as_such(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(refuses=("max_tokens",)) as server:
+        code, report = examined(server, capsys)
+    assert code == 1
+    assert found(report, "call")["observed"].startswith("refused: 400 unknown field")
+
+
+def test_the_page_is_a_table_in_both_forms(server: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["doctor", "--base-url", server.url, "--model", MODEL, "--endpoint", "vllm"]
+    assert main(argv) == 0
+    plain = capsys.readouterr().out
+    assert "thinking_token_budget=100" in plain
+    assert main([*argv, "--markdown"]) == 0
+    page = capsys.readouterr().out
+    assert "| cap | yes | about 100 tokens of thinking under a cap of 100, and an answer |" in page
+    assert "```toml\n[[row]]\n" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base-url", "http://127.0.0.1:9/v1"], "--base-url needs --model"),
+        (["--max-tokens", "0"], "--max-tokens 0"),
+        (["--base-url", "http://127.0.0.1:9/v1", "--model", "m"], "APIConnectionError"),
+    ],
+)
+def test_what_cannot_be_examined_is_said(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["doctor", *arguments]) == 2
+    assert message in capsys.readouterr().err
