@@ -16,21 +16,21 @@ from budgetctl.evals.bench.edits import EDITS
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.rows import Figures
 
-from budgetctl.controller import MIN_CONFIDENCE
-from budgetctl.policy import Situation, Tiered
+from budgetctl.controller import Controller
+from budgetctl.policy import Tiered
 from budgetctl.types import ModelFacts, Query
 
-POLICY = Tiered()
 FACTS = ModelFacts(can_switch_off=True, can_cap=True)
 
 
 def stability(classifier: Classifier, texts: Sequence[str], bootstrap: Bootstrap) -> Figures:
     """Return, for every edit, the shares of the texts it changes whose action stays the same."""
+    controller = Controller(Tiered(), classifier=classifier)
     found: Figures = {}
     for name, edit in EDITS.items():
         pairs = [(text, edit(text, random.Random(f"{name}:{text}"))) for text in texts]
         changed = [(text, edited) for text, edited in pairs if text != edited]
-        actions = [(action(classifier, text), action(classifier, edited)) for text, edited in changed]
+        actions = [(action(controller, text), action(controller, edited)) for text, edited in changed]
         clusters = [text for text, _ in changed]
         found[f"{name}, tier"] = bootstrap.share([a == b for a, b in actions], clusters)
         found[f"{name}, switch"] = bootstrap.share([_switch(a) == _switch(b) for a, b in actions], clusters)
@@ -41,9 +41,6 @@ def _switch(tokens: int | None) -> bool | None:
     return None if tokens is None else tokens > 0
 
 
-def action(classifier: Classifier, text: str) -> int | None:
+def action(controller: Controller, text: str) -> int | None:
     """Return the cap in tokens; 0 is off, None is the caller's own parameters."""
-    query = Query.from_text(text)
-    estimate = classifier.estimate(query)
-    sure = estimate if estimate.confidence >= MIN_CONFIDENCE else None
-    return POLICY.budget(Situation(query=query, estimate=sure, facts=FACTS)).reasoning_tokens
+    return controller.decide(Query.from_text(text), facts=FACTS).budget.reasoning_tokens

@@ -7,6 +7,8 @@ from budgetctl.evals.bench.edits import EDITS
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.stability import action, stability
 
+from budgetctl.controller import Controller
+
 from .invented import CONSTANT, Made, examples
 
 BOOTSTRAP = Bootstrap(seed=0, resamples=20)
@@ -32,4 +34,5 @@ def test_the_same_texts_are_edited_alike():
 
 
 def test_an_abstention_is_an_action():
-    assert action(Made("unsure", lambda query: 4.0, lambda query: 0.0), TEXTS[0]) is None
+    unsure = Made("unsure", lambda query: 4.0, lambda query: 0.0)
+    assert action(Controller("tiered", classifier=unsure), TEXTS[0]) is None
