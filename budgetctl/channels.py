@@ -51,11 +51,16 @@ class TagSplitter:
         open_tag: The tag before thinking.
         close_tag: The tag after it.
         starts_in_think: The chat template already opened the thinking.
+
+    Attributes:
+        untagged: A thought was closed that no opening tag had begun.
     """
 
     def __init__(
         self, open_tag: str = OPEN_TAG, close_tag: str = CLOSE_TAG, *, starts_in_think: bool = False
     ) -> None:
+        self.untagged = False
+        self._opened = False
         self._open = open_tag
         self._close = close_tag
         self._thinking = starts_in_think
@@ -63,6 +68,11 @@ class TagSplitter:
         self._tagged = starts_in_think
         self._literal = False
         self._held = ""
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the text so far ends inside a thought."""
+        return self._thinking
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of text and return what is certain by now."""
@@ -121,6 +131,8 @@ class TagSplitter:
         self._held = self._held[len(tag) :]
         if tag == self._close and not self._thinking and not self._tagged:
             events.append(Event(kind="reclassify"))
+        self.untagged |= tag == self._close and not self._opened
+        self._opened |= tag == self._open
         self._thinking = tag == self._open
         self._tagged = self._at_start = True
 
@@ -159,6 +171,16 @@ class _Content:
         self._starts_in_think = starts_in_think
         self._splitter: TagSplitter | None = None
         self._saw_reasoning = False
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the content so far ends inside an inline thought."""
+        return self._splitter is not None and self._splitter.in_thought
+
+    @property
+    def untagged(self) -> bool:
+        """Whether an inline thought came without its opening tag."""
+        return self._splitter is not None and self._splitter.untagged
 
     def flush(self) -> list[Event]:
         """Return what is held back when a stream ends without saying so."""

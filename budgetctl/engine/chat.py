@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from budgetctl.adapters import openai_chat
 from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, OURS, STOP, steerable
 from budgetctl.channels import ChatChannels
-from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, usage_body
+from budgetctl.engine.chunks import Assembler, Codec, Labels, as_chat, delta_of, usage_body
 from budgetctl.engine.continuation import COMPLETIONS, CUE, Continuation
 from budgetctl.engine.effects import CallerClosed, Effect, Emit, Machine, Send, read
 from budgetctl.engine.ledger import Ledger
@@ -77,6 +77,7 @@ class ChatCall:
         self._streamed = stream
         self._changed = False
         self._closes = 0
+        self._is_shut = False
         self._notes: list[str] = []
         self._transcript = self._listen()
         self._ledger = Ledger(self._transcript, capability=session.capability, counter=counter)
@@ -204,7 +205,7 @@ class ChatCall:
         """Take a complete text without a closing tag for the answer, whatever the template may begin with."""
         transcript = self._transcript
         supposed = self._session.capability.starts_in_think and self._labels.inline
-        if supposed and transcript.finish == "stop" and transcript.empty:
+        if supposed and transcript.finish == "stop" and transcript.empty and transcript.in_thought:
             transcript.unthink()
 
     def _judge(self) -> None:
@@ -264,9 +265,9 @@ class ChatCall:
                 self._session.caller_params,
                 caller_values="ceiling",
             )
-            work = self._again(off.params)
+            work = self._again(off.params, thinks=False)
         else:
-            work = self._again(self._session.caller_params)
+            work = self._again(self._session.caller_params, thinks=True)
         try:
             yield from work
         except Exception as error:
@@ -290,8 +291,7 @@ class ChatCall:
         )
         transcript = self._begin(raw=True)
         handle = yield Send(path=COMPLETIONS, params={**params, "stream": True}, stream=True)
-        if self._labels.inline and self._closes == 1:
-            yield from self._show(self._labels.chunk(content=self._session.capability.close_text))
+        yield from self._shut()
         opening = Opening()
 
         def take(chunk: Any) -> Generator[Effect, Any, bool]:
@@ -319,26 +319,52 @@ class ChatCall:
         elif rest := opening.release():
             yield from self._show(self._labels.chunk(content=cue + rest))
 
-    def _again(self, params: Mapping[str, Any]) -> Machine:
+    def _again(self, params: Mapping[str, Any], *, thinks: bool) -> Machine:
         """Call the model once more and show its answer as part of the same response."""
-        self._begin()
+        # A server that leaves the opening tag out does so again.
+        self._begin(untagged=thinks and self._ledger.first.untagged)
         if not self._stream:  # as the caller called: a server may do what is asked of it only so
             body = self._codec.dump((yield Send(path=CHAT, params=params, stream=False)))
-            self._labels.learn(body, reasoning=False)
-            self._tell(self._transcript.feed(body))
-            self._assembled.join(body)
+            yield from self._shut()
+            yield from self._second(body, self._transcript.feed(body))
+            yield from self._settle_second()
             return
         handle = yield Send(path=CHAT, params=self._asked_whole(params), stream=True)
+        yield from self._shut()
 
         def take(chunk: Any) -> Machine:
             body = self._codec.dump(chunk)
-            self._labels.learn(body, reasoning=False)
-            self._tell(self._transcript.feed(body))
-            if (part := self._labels.relabel(body)) is not None:
-                yield from self._show(part)
+            yield from self._second(body, self._transcript.feed(body))
 
         yield from read(handle, take)
-        self._transcript.flush()
+        yield from self._second({}, self._transcript.flush())
+        yield from self._settle_second()
+
+    def _settle_second(self) -> Machine:
+        """Show as the answer what was only supposed to be thinking, since it never closed."""
+        transcript = self._transcript
+        if transcript.finish == "stop" and transcript.empty and transcript.in_thought:
+            transcript.unthink()
+            yield from self._show(self._labels.chunk(content=transcript.answer))
+
+    def _second(self, body: Mapping[str, Any], events: list[Event]) -> Machine:
+        """Show what another response brings: its thinking as thinking, also where it came inline."""
+        self._labels.learn(body, reasoning=False)
+        self._tell(events)
+        refusal = delta_of(body).get("refusal")  # an answer too, which stays in its own place
+        for event in events:
+            if event.kind == "reasoning" and event.text:
+                yield from self._show(self._labels.chunk(reasoning=event.text))
+            elif event.kind == "answer" and event.text and event.text != refusal:
+                yield from self._show(self._labels.chunk(content=event.text))
+        if (rest := self._labels.relabel(body, said=False)) is not None:
+            yield from self._show(rest)
+
+    def _shut(self) -> Machine:
+        """End the inline thought of the first response, where the caller has seen one that is open: once."""
+        if self._ledger.first.in_thought and not self._is_shut:
+            self._is_shut = True
+            yield from self._show(self._labels.chunk(content=self._session.capability.close_text))
 
     def _show(self, body: Mapping[str, Any], chunk: Any = None) -> Machine:
         if self._stream:
@@ -363,17 +389,17 @@ class ChatCall:
         ours = self._guard.ours or self._evidence is not None
         return ours and transcript.empty and transcript.finish not in _ANSWERED_OTHERWISE
 
-    def _begin(self, *, raw: bool = False) -> Transcript:
-        self._transcript = self._listen(raw=raw)
+    def _begin(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
+        self._transcript = self._listen(raw=raw, untagged=untagged)
         self._ledger.add(self._transcript, raw=raw)
         return self._transcript
 
-    def _listen(self, *, raw: bool = False) -> Transcript:
+    def _listen(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
         capability = self._session.capability
         channels = ChatChannels(
             open_tag=capability.open_tag,
             close_tag=capability.close_tag,
-            starts_in_think=capability.starts_in_think and not raw,
+            starts_in_think=untagged or (capability.starts_in_think and not raw),
         )
         return Transcript(
             channels, clock=self._session.clock, started=self._session.started, counter=self._counter

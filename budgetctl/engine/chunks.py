@@ -40,10 +40,11 @@ class Labels:
         if not self._shared:
             self._shared = {key: body[key] for key in _LABELS if body.get(key) is not None}
         if reasoning:
-            delta = _delta(body)
-            field = next((f for f in REASONING_FIELDS if isinstance(delta.get(f), str)), None)
-            self.inline = field is None
-            self.reasoning = field or self.reasoning
+            delta = delta_of(body)
+            carrying = [f for f in REASONING_FIELDS if delta.get(f)]
+            self.inline = not carrying
+            # Ours are texts: where thinking comes as a list of parts, it goes on in a field for texts.
+            self.reasoning = next((f for f in carrying if isinstance(delta[f], str)), self.reasoning)
 
     def chunk(
         self,
@@ -67,9 +68,15 @@ class Labels:
         """Return the chunk without choices that ends a stream whose caller asked for usage."""
         return {"object": "chat.completion.chunk", "choices": [], **self._shared, "usage": dict(usage)}
 
-    def relabel(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return another response's chunk as one of this stream, its end left out; None when that is all."""
-        delta = {k: v for k, v in _delta(body).items() if k != "role" and v is not None}
+    def relabel(self, body: Mapping[str, Any], *, said: bool = True) -> dict[str, Any] | None:
+        """Return another response's chunk as one of this stream, its end left out; None when that is all.
+
+        Args:
+            body: The chunk, or a whole completion.
+            said: Take over what it says and thinks, too; without, only the rest, such as tool calls.
+        """
+        left_out = {"role"} if said else {"role", "content", *REASONING_FIELDS}
+        delta = {k: v for k, v in delta_of(body).items() if k not in left_out and v is not None}
         if not delta:
             return None
         choice = {"index": 0, "delta": delta, "finish_reason": None}
@@ -99,12 +106,6 @@ class Assembler:
             self._finish = choice.get("finish_reason") or self._finish
             for key, value in (choice.get("delta") or {}).items():
                 self._merge(key, value)
-
-    def join(self, completion: Mapping[str, Any]) -> None:
-        """Take another whole completion: its message goes on where the first one ended."""
-        choices = completion.get("choices") or [{}]
-        for key, value in (choices[0].get("message") or {}).items():
-            self._merge(key, value)
 
     def completion(self) -> dict[str, Any]:
         """Return what came together."""
@@ -173,6 +174,7 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"choices": choices, "usage": body.get("usage")}
 
 
-def _delta(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def delta_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first choice's delta or message; empty where there is none."""
     choices: Any = body.get("choices") or ({},)
     return choices[0].get("delta") or choices[0].get("message") or {}

@@ -26,6 +26,16 @@ def as_whole(timing: Timing, *, answered: bool) -> Timing:
 class Channels(Protocol):
     """Reads one dialect's chunks; see ``budgetctl.channels``."""
 
+    @property
+    def in_thought(self) -> bool:
+        """Whether the content so far ends inside an inline thought."""
+        ...
+
+    @property
+    def untagged(self) -> bool:
+        """Whether an inline thought came without its opening tag."""
+        ...
+
     def feed(self, body: Mapping[str, Any], /) -> list[Event]:
         """Return the events of one chunk."""
         ...
@@ -89,6 +99,16 @@ class Transcript:
     def thinking(self) -> bool:
         """Whether the model is still thinking: nothing but thoughts so far, and at least one."""
         return bool(self._reasoning) and self.empty and self.finish is None
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the content so far ends inside an inline thought, whose closing tag is still to come."""
+        return self._channels.in_thought
+
+    @property
+    def untagged(self) -> bool:
+        """Whether an inline thought came without its opening tag."""
+        return self._channels.untagged
 
     @property
     def empty(self) -> bool:
