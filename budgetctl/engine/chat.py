@@ -290,8 +290,8 @@ class ChatCall:
             reserve=self._session.budget.answer_tokens,
         )
         transcript = self._begin(raw=True)
-        handle = yield Send(path=COMPLETIONS, params={**params, "stream": True}, stream=True)
         yield from self._shut()
+        handle = yield Send(path=COMPLETIONS, params={**params, "stream": True}, stream=True)
         opening = Opening()
 
         def take(chunk: Any) -> Generator[Effect, Any, bool]:
@@ -323,14 +323,13 @@ class ChatCall:
         """Call the model once more and show its answer as part of the same response."""
         # A server that leaves the opening tag out does so again.
         self._begin(untagged=thinks and self._ledger.first.untagged)
+        yield from self._shut()
         if not self._stream:  # as the caller called: a server may do what is asked of it only so
             body = self._codec.dump((yield Send(path=CHAT, params=params, stream=False)))
-            yield from self._shut()
             yield from self._second(body, self._transcript.feed(body))
             yield from self._settle_second()
             return
         handle = yield Send(path=CHAT, params=self._asked_whole(params), stream=True)
-        yield from self._shut()
 
         def take(chunk: Any) -> Machine:
             body = self._codec.dump(chunk)
