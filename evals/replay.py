@@ -38,6 +38,8 @@ SPEED_PROFILES: Mapping[str, Pace] = {
 
 PESSIMISTIC = "uncoupled trace cut by the cap: counted as unanswered (pessimistic)"
 
+TRIAL_SIGNALS = ("p_top", "p_choice_mass")
+NO_TRIALS = "no trial answer was recorded before the end: the stop preset could not act"
 TRIAL_TOKENS = 1
 """What a recorded trial answer generated: one letter."""
 
@@ -263,7 +265,7 @@ def stopped(trace: Trace, result: Result, *, pace: Pace) -> Result:
         result: What the call comes to without the preset.
         pace: The speed profile.
     """
-    if result.budget.stop not in WITH_TRIALS:
+    if result.budget.stop not in WITH_TRIALS or result.reasoning_tokens is None:
         return result
     criterion, spent = preset(result.budget.stop), 0
     for at, row in points(trace, result):
@@ -281,11 +283,15 @@ def stopped(trace: Trace, result: Result, *, pace: Pace) -> Result:
         evidence = criterion.observe(progress)
         if evidence is not None:
             return _with_trials(cut(row, result, stop=evidence.reason, pace=pace), spent, pace=pace)
+    if not spent and result.reasoning_tokens and result.budget.effort is None:
+        return replace(result, notes=(*result.notes, NO_TRIALS))
     return _with_trials(result, spent, pace=pace)
 
 
 def points(trace: Trace, result: Result) -> list[tuple[int, CubeRow]]:
     """Return (tokens, row) of the recorded points before the end of the thinking of ``result``."""
+    if result.budget.effort is not None or result.budget.off:
+        return []  # they are points of the natural trace
     end = result.reasoning_tokens or 0
     return [(at, row) for row in trace.coupled if (at := row.reasoning_tokens) and at < end]
 
@@ -296,10 +302,15 @@ def cut(row: CubeRow, result: Result, *, stop: StopReason, pace: Pace) -> Result
 
 
 def _trial(row: CubeRow) -> Trial | None:
-    confidence, mass = row.signals.get("p_top"), row.signals.get("p_choice_mass")
-    if confidence is None or mass is None:
+    found = [row.signals.get(name) for name in TRIAL_SIGNALS]
+    if None in found:
         return None
-    return Trial(confidence=float(confidence), mass=float(mass))
+    for name, value in zip(TRIAL_SIGNALS, found, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise EvalError(
+                f"{row.question_key}: signals.{name}: seen {value!r}, expected a number from 0 to 1"
+            )
+    return Trial(confidence=found[0], mass=found[1])
 
 
 def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:
@@ -307,7 +318,7 @@ def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:
     late = {name: getattr(result, name) + spent * pace.s_per_token for name in result.modelled}
     return replace(
         result,
-        reasoning_tokens=(result.reasoning_tokens or 0) + spent,
+        reasoning_tokens=None if result.reasoning_tokens is None else result.reasoning_tokens + spent,
         output_tokens=None if result.output_tokens is None else result.output_tokens + spent,
         probe_tokens=spent,
         **late,

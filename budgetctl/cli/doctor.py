@@ -3,7 +3,7 @@
 A few short calls: one that thinks freely, one for each way of switching thinking off or capping it until one
 works, one that continues a closed thought, one that is closed early. Prints a table, and a row for one's own
 capability table with what was seen to work. Without ``--base-url`` the embedded model is examined. Exit
-code 1: a control that the table calls hard was not kept.
+code 1: a control that the table calls hard was not kept, or a plain call brought nothing.
 """
 
 from __future__ import annotations
@@ -45,33 +45,47 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine and print; 1 when the table promises more than was seen."""
-    if args.max_tokens < 1:
-        raise ConfigError(f"--max-tokens {args.max_tokens}: expected a whole number from 1")
+    _check(args)
     table = Table.load(args.capabilities)
     diagnosis, capability = _embedded(table) if args.base_url is None else _remote(args, table)
     broken = _broken(diagnosis, capability)
-    entry = capability_row(
-        diagnosis,
-        today=datetime.now(tz=UTC).date().isoformat(),
-        prompt_format=_prompt_format(capability),
-    )
+    call = diagnosis.finding("call")
+    if call is not None and call.observed.startswith("failed"):
+        raise ConfigError(f"{args.model} at the endpoint: {call.observed}")
+    today = datetime.now(tz=UTC).date().isoformat()
+    entry = None if call is not None else capability_row(diagnosis, capability, today=today)
     if args.json:
         print(json.dumps({**diagnosis.as_json(), "broken": broken, "capability": entry}, indent=2))
     else:
         print(_page(diagnosis, entry, broken, markdown=args.markdown))
-    return 1 if broken or diagnosis.finding("call") else 0
+    return 1 if broken or call is not None else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would be ignored, or fail only after calls were paid for."""
+    if args.max_tokens < 1:
+        raise ConfigError(f"--max-tokens {args.max_tokens}: expected a whole number from 1")
+    if args.base_url is None:
+        for flag in ("model", "endpoint", "question"):
+            if getattr(args, flag) is not None:
+                raise ConfigError(f"--{flag} needs --base-url; without it the embedded model is examined")
+        return
+    if not args.base_url.startswith(("http://", "https://")):
+        raise ConfigError("--base-url: expected an address that begins with http:// or https://")
+    if not args.model:
+        raise ConfigError("--base-url needs --model")
+    if args.endpoint == "in-process":
+        raise ConfigError("--endpoint in-process is no endpoint with a --base-url")
 
 
 def _remote(args: argparse.Namespace, table: Table) -> tuple[Diagnosis, Capability]:
-    from openai import OpenAI, OpenAIError
+    from openai import OpenAI
 
     from budgetctl.doctor.chat import QUESTION, TIMEOUT_S, ChatEndpoint
 
-    if args.model is None:
-        raise ConfigError("--base-url needs --model")
     client = OpenAI(
         base_url=args.base_url,
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
         max_retries=0,
         timeout=TIMEOUT_S,
     )
@@ -83,25 +97,11 @@ def _remote(args: argparse.Namespace, table: Table) -> tuple[Diagnosis, Capabili
         max_tokens=args.max_tokens,
     )
     capability = table.lookup(args.model, endpoint.kind)
-    try:
-        for step in Checkup(endpoint, _continuable(capability)).run():
-            if isinstance(step, Diagnosis):
-                return step, capability
-            print(f"{step} ...", file=sys.stderr)
-    except OpenAIError as error:
-        raise ConfigError(f"{args.base_url}: {type(error).__name__}: {error}") from error
+    for step in Checkup(endpoint, capability).run():
+        if isinstance(step, Diagnosis):
+            return step, capability
+        print(f"{step} ...", file=sys.stderr)
     raise AssertionError("a checkup ends with a diagnosis")
-
-
-def _continuable(capability: Capability) -> Capability:
-    """Return the row with a format of raw prompts to try where the table knows no model of that name."""
-    if capability.known:
-        return capability
-    return capability.model_copy(update={"continuation": "raw_completions", "prompt_format": "chatml"})
-
-
-def _prompt_format(capability: Capability) -> str | None:
-    return _continuable(capability).prompt_format
 
 
 def _embedded(table: Table) -> tuple[Diagnosis, Capability]:
@@ -151,6 +151,7 @@ def _embedded(table: Table) -> tuple[Diagnosis, Capability]:
         field=None,
         starts_in_think=False,
         natural_tokens=natural,
+        truncated=False,
         reports_reasoning=True,
         stream_usage="never",
         findings=findings,
@@ -162,25 +163,31 @@ def _embedded(table: Table) -> tuple[Diagnosis, Capability]:
 
 
 def _broken(diagnosis: Diagnosis, capability: Capability) -> list[str]:
-    """Return the controls that the table calls hard and that were seen not to be kept."""
-    claimed = {
-        "cap": capability.cap is not None and capability.cap.strength == "hard",
-        "off": capability.off is not None and capability.off.strength == "hard",
-        "abort_continue": capability.continuation is not None and capability.prompt_format is not None,
-    }
-    return [f.name for f in diagnosis.findings if f.verified is False and claimed.get(f.name)]
+    """Return the controls that the table calls hard and that were not kept when sent as the table says."""
+    claimed: dict[str, Any] = {"abort_continue": {}} if capability.continuation is not None else {}
+    if capability.off is not None and capability.off.strength == "hard":
+        claimed["off"] = set(capability.off.parameters)
+    if capability.cap is not None and capability.cap.strength == "hard":
+        claimed["cap"] = set(capability.cap.parameters)
+    return [
+        f.name
+        for f in diagnosis.tried
+        if f.verified is False and f.name in claimed and set(f.sent) == set(claimed[f.name])
+    ]
 
 
-def _page(diagnosis: Diagnosis, entry: str, broken: Sequence[str], *, markdown: bool) -> str:
+def _page(diagnosis: Diagnosis, entry: str | None, broken: Sequence[str], *, markdown: bool) -> str:
     d = diagnosis
     where = {"field": f"in the field {d.field}", "inline": "inline in the content", "none": "not seen"}
+    where["hidden"] = "not shown, only counted"
+    cut = " at least, cut by the output limit" if d.truncated else ""
     untagged = ", without its opening tag" if d.starts_in_think else ""
     facts = [
         f"{d.model} at {d.endpoint}, {d.engine or 'the engine does not say its name'}",
-        f"thinking: {where[d.reasoning]}{untagged}, {d.natural_tokens} tokens without any control",
+        f"thinking: {where[d.reasoning]}{untagged}, {d.natural_tokens} tokens{cut} without any control",
         f"usage: {'says' if d.reports_reasoning else 'does not say'} how many tokens were thinking; "
         f"in streams: {d.stream_usage}",
-        f"{d.calls} calls, {d.output_tokens} output tokens",
+        f"{d.calls} calls, at least {d.output_tokens} output tokens",
     ]
     headings = ("control", "kept", "what was seen", "sent")
     rows = [(f.name, MARKS[f.verified], f.observed, _sent(f)) for f in d.tried or d.findings]
@@ -188,8 +195,9 @@ def _page(diagnosis: Diagnosis, entry: str, broken: Sequence[str], *, markdown: 
     parts.append(_grid(headings, rows, markdown=markdown))
     if broken:
         parts.append(f"The capability table calls these hard, and they were not kept: {', '.join(broken)}.")
-    parts.append("What was seen to work, for your own capability table:")
-    parts.append(f"```toml\n{entry}```" if markdown else entry.rstrip())
+    if entry is not None:
+        parts.append("For your own capability table, as it was seen:")
+        parts.append(f"```toml\n{entry}```" if markdown else entry.rstrip())
     return "\n\n".join(parts)
 
 
@@ -200,7 +208,8 @@ def _sent(finding: Finding) -> str:
 def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
     if markdown:
         lines = [headings, ["---"] * len(headings), *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
     widths = [max(len(line[i]) for line in [headings, *rows]) for i in range(len(headings))]
     lines = [headings, ["-" * width for width in widths], *rows]
     return "\n".join(

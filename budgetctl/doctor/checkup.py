@@ -41,6 +41,7 @@ class Reply:
 
     Attributes:
         refused: The server's own words, where it refused the call.
+        failed: What went wrong where that says nothing of the parameters: limits, faults, lost connections.
         reasoning: The thinking.
         answer: The answer.
         reasoning_tokens: Tokens of thinking, reported, else estimated.
@@ -53,6 +54,7 @@ class Reply:
     """
 
     refused: str | None = None
+    failed: str | None = None
     reasoning: str = ""
     answer: str = ""
     reasoning_tokens: int = 0
@@ -69,6 +71,7 @@ class Endpoint(Protocol):
 
     model: str
     kind: str
+    calls: int
 
     def ask(self, extra: Mapping[str, Any], *, with_usage: bool = True) -> Reply:
         """Ask the question with more parameters, by dotted path; what is refused is a reply too."""
@@ -98,7 +101,6 @@ class Checkup:
 
     endpoint: Endpoint
     capability: Capability
-    calls: int = 0
     output_tokens: int = 0
     tried: list[Finding] = field(default_factory=list)
 
@@ -106,8 +108,11 @@ class Checkup:
         """Yield what is being done, and the diagnosis at the end."""
         yield "thinking without any control"
         plain = self._ask({})
-        if plain.refused is not None:
-            yield self._diagnosis(plain, findings=[], stream_usage="never")
+        if plain.refused is not None:  # what it refuses may be our asking for usage
+            plain = self._ask({}, with_usage=False)
+        if (wrong := _wrong(plain)) is not None:
+            call = Finding(name="call", strength="none", verified=False, observed=wrong)
+            yield self._diagnosis(plain, findings=[call], stream_usage="never")
             return
         yield "usage of a stream"
         stream_usage = self._stream_usage(plain)
@@ -127,7 +132,6 @@ class Checkup:
         return self._count(self.endpoint.ask(extra, with_usage=with_usage))
 
     def _count(self, reply: Reply) -> Reply:
-        self.calls += 1
         self.output_tokens += reply.output_tokens or 0
         return reply
 
@@ -153,7 +157,10 @@ class Checkup:
         own = [self.capability.off.parameters] if self.capability.off is not None else []
         for sent in _distinct([*own, *SWITCHES]):
             reply = self._ask(sent)
-            if reply.refused is not None:
+            kept: bool | None
+            if reply.failed is not None:
+                seen, kept = f"failed: {reply.failed}", None
+            elif reply.refused is not None:
                 seen, kept = f"refused: {reply.refused}", False
             elif reply.reasoning_tokens:
                 seen, kept = f"ignored: {_thought(reply)}", False
@@ -172,7 +179,9 @@ class Checkup:
             sent = dict.fromkeys(names, cap)
             reply = self._ask(sent)
             verified: bool | None = False
-            if reply.refused is not None:
+            if reply.failed is not None:
+                verified, seen = None, f"failed: {reply.failed}"
+            elif reply.refused is not None:
                 seen = f"refused: {reply.refused}"
             elif plain.reasoning_tokens <= _most(cap, reported=plain.reported):
                 verified, seen = None, f"its natural thinking is too short to tell: {_thought(plain)}"
@@ -192,13 +201,19 @@ class Checkup:
 
     def _continuation(self, plain: Reply) -> list[Finding]:
         thought = plain.reasoning[: len(plain.reasoning) // 2]
-        reply = self.endpoint.continue_from(thought, self.capability)
-        if reply is None:
+        reply = self.endpoint.continue_from(thought, self.capability) if thought.strip() else None
+        if not thought.strip():
+            seen = "there is no visible thought to continue from"
+            finding = Finding(name="abort_continue", strength="none", verified=None, observed=seen)
+        elif reply is None:
             seen = "no format of raw prompts is known for this model"
             finding = Finding(name="abort_continue", strength="none", verified=None, observed=seen)
         else:
             self._count(reply)
-            if reply.refused is not None:
+            kept: bool | None
+            if reply.failed is not None:
+                kept, seen = None, f"failed: {reply.failed}"
+            elif reply.refused is not None:
                 kept, seen = False, f"refused: {reply.refused}"
             elif reply.reasoning_tokens or not reply.answer.strip():
                 kept, seen = False, "it thought on instead of answering" if reply.reasoning else "no answer"
@@ -211,7 +226,6 @@ class Checkup:
         return [finding]
 
     def _close(self) -> list[Finding]:
-        self.calls += 1
         stopped, seen = self.endpoint.stops_when_closed()
         finding = Finding(
             name="close", strength="hard" if stopped else "none", verified=stopped, observed=seen
@@ -220,11 +234,9 @@ class Checkup:
         return [finding]
 
     def _diagnosis(self, plain: Reply, *, findings: list[Finding], stream_usage: str) -> Diagnosis:
-        if plain.refused is not None:
-            findings = [
-                Finding(name="call", strength="none", verified=False, observed=f"refused: {plain.refused}")
-            ]
         where = "field" if plain.field else "inline" if plain.reasoning else "none"
+        if where == "none" and plain.reasoning_tokens:
+            where = "hidden"
         return Diagnosis(
             model=self.endpoint.model,
             endpoint=self.endpoint.kind,
@@ -233,13 +245,25 @@ class Checkup:
             field=plain.field,
             starts_in_think=plain.untagged,
             natural_tokens=plain.reasoning_tokens,
+            truncated=plain.finish == "length",
             reports_reasoning=plain.reported,
             stream_usage=stream_usage,
             findings=tuple(findings),
             tried=tuple(self.tried),
-            calls=self.calls,
+            calls=self.endpoint.calls,
             output_tokens=self.output_tokens,
         )
+
+
+def _wrong(plain: Reply) -> str | None:
+    """Return what is wrong with a plain call; None where it brought thinking or an answer."""
+    if plain.failed is not None:
+        return f"failed: {plain.failed}"
+    if plain.refused is not None:
+        return f"refused: {plain.refused}"
+    if not plain.reasoning_tokens and not plain.answer.strip():
+        return "neither thinking nor an answer came"
+    return None
 
 
 def _most(cap: int, *, reported: bool) -> float:

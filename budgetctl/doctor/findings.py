@@ -14,7 +14,7 @@ class Finding:
     """What an endpoint did with one control.
 
     Attributes:
-        name: The control: ``off``, ``cap``, ``effort``, ``abort_continue``, ``close``.
+        name: The control: ``off``, ``cap``, ``abort_continue``, ``close``; ``call`` where a plain one failed.
         strength: Who keeps it, as far as was seen; ``none`` where nobody does.
         verified: It was seen to work (True) or not to (False); None where that could not be told.
         observed: What was seen, in a few words.
@@ -46,16 +46,17 @@ class Diagnosis:
         model: Name of the model.
         endpoint: Kind of endpoint, as in the capability table.
         engine: Name and version, as far as the server told.
-        reasoning: Where thinking was seen: ``field``, ``inline``, or ``none``.
+        reasoning: Where thinking was seen: ``field``, ``inline``, ``hidden`` (only counted), or ``none``.
         field: Name of the field that carried it.
         starts_in_think: Inline thinking came without its opening tag.
         natural_tokens: Tokens of thinking without any control.
+        truncated: The output limit cut it, so there would have been more.
         reports_reasoning: Usage says how many of its tokens were thinking.
         stream_usage: How a stream reports usage: ``include_usage``, ``always``, ``never``.
-        findings: One per control that was tried, the one that works, or else the last.
+        findings: One per control that was tried: what works, or else what says most.
         tried: All of them, in order.
         calls: Calls that were made.
-        output_tokens: Tokens that they generated, as far as they were reported.
+        output_tokens: Tokens that they generated, as far as they were reported: at least so many.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Diagnosis:
     field: str | None
     starts_in_think: bool
     natural_tokens: int
+    truncated: bool
     reports_reasoning: bool
     stream_usage: str
     findings: tuple[Finding, ...]
@@ -87,6 +89,7 @@ class Diagnosis:
                 "field": self.field,
                 "starts_in_think": self.starts_in_think,
                 "natural_tokens": self.natural_tokens,
+                "truncated": self.truncated,
                 "reported_in_usage": self.reports_reasoning,
             },
             "stream_usage": self.stream_usage,

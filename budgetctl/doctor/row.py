@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from budgetctl.doctor.findings import Diagnosis, Finding
+from budgetctl.capabilities import Capability
+from budgetctl.doctor.findings import Diagnosis
 
 
-def capability_row(diagnosis: Diagnosis, *, today: str, prompt_format: str | None = None) -> str:
-    """Return TOML with one ``[[row]]``: only what was seen to work is in it.
+def capability_row(diagnosis: Diagnosis, capability: Capability, *, today: str) -> str:
+    """Return TOML with one ``[[row]]``: the row that the table has, corrected by what was seen.
+
+    What was seen to work is in it, what was seen not to is not, and what could not be told stays as it was.
 
     Args:
         diagnosis: What was found out.
+        capability: The table's own row; one that is not known has nothing to start from.
         today: The date, ISO format.
-        prompt_format: Format of raw prompts with which a thought was continued.
     """
-    values: dict[str, Any] = {"models": [diagnosis.model], "endpoints": [diagnosis.endpoint]}
-    cap, off = _works(diagnosis, "cap"), _works(diagnosis, "off")
-    if cap is not None:
-        values["cap"] = {"parameters": list(cap.sent), "strength": cap.strength}
-    if off is not None:
-        values["off"] = {"parameters": dict(off.sent), "strength": off.strength}
-    if _works(diagnosis, "abort_continue") is not None:
-        values["continuation"] = "raw_completions"
-        if prompt_format is not None:
-            values["prompt_format"] = prompt_format
+    values: dict[str, Any] = (
+        capability.model_dump(exclude_defaults=True, exclude_none=True) if capability.known else {}
+    )
+    values |= {"models": [_pattern(diagnosis.model)], "endpoints": [diagnosis.endpoint]}
+    for finding in diagnosis.findings:
+        if finding.verified is False:
+            for key in (finding.name, *_CONTINUATION.get(finding.name, ())):
+                values.pop(key, None)
+        elif finding.verified and finding.name == "cap":
+            values["cap"] = {"parameters": list(finding.sent), "strength": finding.strength}
+        elif finding.verified and finding.name == "off":
+            values["off"] = {"parameters": dict(finding.sent), "strength": finding.strength}
     if diagnosis.starts_in_think:
         values["starts_in_think"] = True
     values |= {
         "reasoning": diagnosis.reasoning,
+        "output_limit": "max_completion_tokens" if diagnosis.endpoint == "openai" else "max_tokens",
         "stream_usage": diagnosis.stream_usage,
         "verified_on": today,
         "source": f"budgetctl doctor, {diagnosis.engine or 'an engine that does not say its name'}",
@@ -38,19 +44,22 @@ def capability_row(diagnosis: Diagnosis, *, today: str, prompt_format: str | Non
     return "\n".join(["[[row]]", *(f"{key} = {_toml(value)}" for key, value in values.items())]) + "\n"
 
 
-def _works(diagnosis: Diagnosis, name: str) -> Finding | None:
-    found = diagnosis.finding(name)
-    return found if found is not None and found.verified else None
+_CONTINUATION = {"abort_continue": ("continuation",)}
+
+
+def _pattern(model: str) -> str:
+    """Return the pattern that matches this model and no other."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in model.rstrip("/"))
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items())
         return f"{{ {inner} }}"
-    if isinstance(value, list):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").isalnum() else json.dumps(key)
+    return key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key, ensure_ascii=False)

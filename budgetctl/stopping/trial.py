@@ -30,8 +30,7 @@ class TrialAnswer(_Composable):
     def observe(self, progress: Progress) -> Evidence | None:
         """Return evidence when the latest trial answer is confident."""
         trial = progress.trial
-        if trial is None or trial.mass < self.mass or trial.confidence < self.confidence:
+        # What is not a number is no evidence.
+        if trial is None or not (trial.mass >= self.mass and trial.confidence >= self.confidence):
             return None
-        return Evidence(
-            criterion=self.name, reason=StopReason.SETTLED, hard=False, score=min(trial.confidence, 1.0)
-        )
+        return Evidence(criterion=self.name, reason=StopReason.SETTLED, hard=False, score=trial.confidence)

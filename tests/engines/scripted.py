@@ -45,6 +45,8 @@ class Scripted(ThreadingHTTPServer):
         self.answer = ANSWER
         self.version: str | None = None
         self.counts = False
+        self.says: str | None = None
+        self.busy_after: int | None = None
         self.continuation: list[tuple[str, ...]] = [ANSWER]
 
     @property
@@ -96,8 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, seen: Seen) -> None:
         refused = sorted(set(self.server.refuses) & set(seen.body))
-        if refused:
-            self._json({"error": {"message": f"unknown field {refused} in {seen.body}"}}, status=400)
+        busy = self.server.busy_after is not None and len(self.server.seen) > self.server.busy_after
+        if busy:
+            self._json({"error": {"message": "too many requests"}}, status=429)
+        elif refused:
+            said = self.server.says or f"unknown field {refused} in {seen.body}"
+            self._json({"error": {"message": said}}, status=400)
         elif self.server.scenario == "error in disguise":
             self._json({"error": {"message": "no provider is free"}})
         elif seen.path == "/completions":

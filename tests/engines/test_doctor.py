@@ -47,18 +47,19 @@ def test_what_a_server_keeps_is_verified_and_goes_into_a_row(
         "field": "reasoning_content",
         "starts_in_think": False,
         "natural_tokens": 400,
+        "truncated": False,
         "reported_in_usage": False,
     }
     assert report["stream_usage"] == "include_usage"
     assert [c["name"] for c in report["controls"]] == ["off", "cap", "abort_continue", "close"]
-    assert [c["verified"] for c in report["controls"]] == [True, True, True, None]
+    assert [c["verified"] for c in report["controls"]] == [True, True, None, None]
     (tmp_path / "own.toml").write_text(report["capability"])
     row = Table.load(tmp_path / "own.toml").lookup("home-made", "vllm")
     assert row.cap is not None
     assert row.off is not None
     assert (row.cap.parameters, row.cap.strength) == (("thinking_token_budget",), "hard")
     assert row.off.parameters == {"chat_template_kwargs.enable_thinking": False}
-    assert (row.continuation, row.prompt_format, row.reasoning) == ("raw_completions", "chatml", "field")
+    assert (row.continuation, row.reasoning, row.output_limit) == (None, "field", "max_tokens")
     assert row.source == "budgetctl doctor, vLLM 0.99"
 
 
@@ -119,12 +120,65 @@ def test_a_continuation_that_thinks_on_or_is_missing_is_no_continuation(
     server: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.continuation = [("<think>\n", "Let ", "me ", "see.", "</think>", "42")]
-    _, report = examined(server, capsys)
+    _, report = examined(server, capsys, "--endpoint", "vllm")
     assert found(report, "abort_continue")["observed"] == "it thought on instead of answering"
     server.scenario = "no completions"
-    _, report = examined(server, capsys)
+    _, report = examined(server, capsys, "--endpoint", "vllm")
     assert found(report, "abort_continue")["observed"] == "refused: 404 no such route"
     assert "continuation" not in report["capability"]
+    assert report["broken"] == ["abort_continue"]
+
+
+def test_a_row_of_the_table_is_corrected_and_not_replaced(
+    server: Scripted, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.scenario = "ignored cap"
+    _, report = examined(server, capsys, "--endpoint", "vllm")
+    (tmp_path / "own.toml").write_text(report["capability"])
+    own, shipped = (Table.load(extra).lookup(MODEL, "vllm") for extra in (tmp_path / "own.toml", None))
+    assert own.cap is None
+    assert shipped.cap is not None
+    kept = ("off", "continuation", "prompt_format", "leak_ratio", "output_limit", "close_text")
+    assert [getattr(own, name) for name in kept] == [getattr(shipped, name) for name in kept]
+
+
+@pytest.mark.parametrize("model", ["gpt[1]*", "qwen-\N{GRINNING FACE}", 'a"b\\c', "/models/qwen/"])
+def test_the_row_matches_its_own_model_whatever_its_name(
+    server: Scripted, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    _, report = examined(server, capsys, "--endpoint", "vllm", model=model)
+    (tmp_path / "own.toml").write_text(report["capability"])
+    assert Table.load(tmp_path / "own.toml").lookup(model, "vllm").known
+
+
+def test_a_busy_server_breaks_no_promise(server: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    server.busy_after = 2
+    code, report = examined(server, capsys, "--endpoint", "vllm")
+    assert (code, report["broken"]) == (0, [])
+    assert found(report, "off")["observed"].startswith("failed: 429")
+    assert {c["verified"] for c in report["controls"]} == {None}
+
+
+def test_the_key_is_nowhere_in_what_is_printed(
+    server: Scripted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-SECRET")
+    server.refuses, server.says = ("thinking_token_budget",), "bad key sk-SECRET\x1b[2J | given"
+    main(["doctor", "--base-url", server.url, "--model", MODEL, "--endpoint", "vllm", "--markdown"])
+    printed = "".join(capsys.readouterr())
+    assert "bad key *** [2J \\| given" in printed
+    assert "SECRET" not in printed
+    assert "\x1b" not in printed
+
+
+def test_what_brings_neither_thinking_nor_an_answer_is_no_model_that_does_not_think(
+    server: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.thought, server.answer = 0, ()
+    code, report = examined(server, capsys)
+    assert code == 1
+    assert found(report, "call")["observed"] == "neither thinking nor an answer came"
+    assert report["capability"] is None
 
 
 def test_a_model_that_does_not_think_has_nothing_to_control(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +213,8 @@ def test_the_page_is_a_table_in_both_forms(server: Scripted, capsys: pytest.Capt
     [
         (["--base-url", "http://127.0.0.1:9/v1"], "--base-url needs --model"),
         (["--max-tokens", "0"], "--max-tokens 0"),
+        (["--model", "gpt-x"], "--model needs --base-url"),
+        (["--base-url", "somewhere", "--model", "m"], "begins with http"),
         (["--base-url", "http://127.0.0.1:9/v1", "--model", "m"], "APIConnectionError"),
     ],
 )

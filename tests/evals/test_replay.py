@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from budgetctl.evals.replay import PESSIMISTIC, Recording, replay, speed_profile
+from budgetctl.evals.replay import NO_TRIALS, PESSIMISTIC, Recording, replay, speed_profile
 
 from budgetctl.errors import ClassifierError, EvalError
 from budgetctl.types import Budget, ModelFacts, Pace
@@ -262,8 +262,28 @@ def test_trials_that_convince_nobody_are_paid_for():
     assert (result.reasoning_tokens, result.probe_tokens, result.stop) == (302, 2, None)
 
 
-def test_without_recorded_trials_a_preset_changes_nothing():
+def test_without_recorded_trials_a_preset_changes_nothing_and_says_so():
     recorded = curve("a", settled=20, natural=60)
-    assert [replace(r, budget=Budget()) for r in run(recorded, "full+stop:aggressive")] == [
-        replace(r, budget=Budget()) for r in run(recorded, "full")
-    ]
+    plain, stopped = run(recorded, "full"), run(recorded, "full+stop:aggressive")
+    assert [replace(r, budget=plain[0].budget, notes=()) for r in stopped] == plain
+    assert [r.notes for r in stopped] == [(NO_TRIALS,)]
+
+
+def test_unknown_lengths_stay_unknown_under_a_preset():
+    recorded = [row("a", "natural", output=1100, correct=True)]
+    [result] = run(recorded, "full+stop:balanced")
+    assert (result.reasoning_tokens, result.probe_tokens) == (None, 0)
+
+
+def test_points_of_the_natural_trace_say_nothing_of_another_effort():
+    recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
+    recorded.append(row("a", "effort", value="low", tokens=450, correct=True, coupled=False))
+    [result] = run(recorded, "effort:low+stop:aggressive")
+    assert (result.reasoning_tokens, result.stop) == (450, None)
+
+
+@pytest.mark.parametrize("value", ["0.999", True, 99.0, [1], -0.1])
+def test_a_signal_that_is_no_probability_is_refused(value):
+    recorded = signalled("a", trials={100: (value, 0.5)}, natural=300, right_from=0)
+    with pytest.raises(EvalError, match=r"signals\.p_top: seen"):
+        run(recorded, "full+stop:balanced")

@@ -15,7 +15,15 @@ def after(trial: Trial | None) -> Progress:
 
 @pytest.mark.parametrize(
     ("confidence", "mass", "fires"),
-    [(0.99, 0.5, True), (0.95, 0.1, True), (0.94, 0.9, False), (0.999, 0.09, False), (0.5, 0.01, False)],
+    [
+        (float("nan"), 0.9, False),
+        (0.99, float("nan"), False),
+        (0.99, 0.5, True),
+        (0.95, 0.1, True),
+        (0.94, 0.9, False),
+        (0.999, 0.09, False),
+        (0.5, 0.01, False),
+    ],
 )
 def test_it_takes_both_confidence_and_the_will_to_answer(confidence: float, mass: float, fires: bool) -> None:
     criterion = TrialAnswer(confidence=0.95, mass=0.1)
