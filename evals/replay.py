@@ -302,15 +302,17 @@ def cut(row: CubeRow, result: Result, *, stop: StopReason, pace: Pace) -> Result
 
 
 def _trial(row: CubeRow) -> Trial | None:
-    found = [row.signals.get(name) for name in TRIAL_SIGNALS]
-    if None in found:
+    confidence, mass = (_probability(row, name) for name in TRIAL_SIGNALS)
+    return None if confidence is None or mass is None else Trial(confidence=confidence, mass=mass)
+
+
+def _probability(row: CubeRow, name: str) -> float | None:
+    value = row.signals.get(name)
+    if value is None:
         return None
-    for name, value in zip(TRIAL_SIGNALS, found, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise EvalError(
-                f"{row.question_key}: signals.{name}: seen {value!r}, expected a number from 0 to 1"
-            )
-    return Trial(confidence=found[0], mass=found[1])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise EvalError(f"{row.question_key}: signals.{name}: seen {value!r}, expected a number from 0 to 1")
+    return float(value)
 
 
 def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:

@@ -175,8 +175,6 @@ class Spy:
         self.seen = []
 
     def budget(self, situation):
-        from budgetctl.types import Budget
-
         self.seen.append(situation)
         return Budget()
 
