@@ -76,6 +76,7 @@ class Readout:
         """
         kind = out.index(max(out[12:]), 12) - 12
         habit = None if model is None else self._habits.get(base_name(model))
+        trust = 1.0 if model is None or habit is not None else self._unknown
         if habit is None:
             shift, centre, habit = self._foreign_shift[kind], self._foreign_centre[kind], 0.0
         else:
@@ -89,13 +90,9 @@ class Readout:
             p_full=p_full,
             settled=Quantiles(p50=settled[0], p80=settled[1], p90=settled[2], p95=settled[3]),
             natural=Quantiles(p50=natural[0], p80=natural[1], p90=natural[2], p95=natural[3]),
-            confidence=confidence * self.trust(model),
+            confidence=confidence * trust,
             source=source,
         )
-
-    def trust(self, model: str | None) -> float:
-        """Return the factor of confidence for a call that names ``model``."""
-        return 1.0 if model is None or base_name(model) in self._habits else self._unknown
 
     def _probabilities(self, out: Sequence[float], kind: int) -> tuple[float, float]:
         sharpness, (b0, b1, b2, b3) = self._sharpness[kind], self._class_bias[kind]

@@ -13,7 +13,7 @@ from budgetctl.errors import EvalError
 try:
     import fcntl
 except ImportError:  # Windows has no flock; there the run folder is not guarded against a second run
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 
 class AppendFile:

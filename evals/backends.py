@@ -222,7 +222,7 @@ def load_grader(name: str) -> Grader:
         raise EvalError(f"grader {name!r}: {error}") from None
     if not callable(found):
         raise EvalError(f"grader {name!r}: is no function")
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # what a name leads to has no type
 
 
 def read_questions(path: Path, *, limit: int | None = None) -> tuple[LiveQuestion, ...]:

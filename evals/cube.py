@@ -113,7 +113,12 @@ class CubeRow(BaseModel):
 Row = TypeVar("Row", bound=CubeRow)
 
 
-def parse_row(line: str | bytes, *, where: str, model: type[Row] = CubeRow) -> Row:  # type: ignore[assignment]
+def parse_row(
+    line: str | bytes,
+    *,
+    where: str,
+    model: type[Row] = CubeRow,  # type: ignore[assignment]  # a type variable takes no default for its bound
+) -> Row:
     """Return the row that one JSON line holds.
 
     Raises:

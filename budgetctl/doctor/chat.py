@@ -19,7 +19,6 @@ QUESTION = (
     "Three friends have 47 marbles together. Ann has twice as many as Ben, and Cleo has 7 more than Ben. "
     "How many has each of them?"
 )
-MAX_TOKENS = 2048
 TIMEOUT_S = 120.0
 WORDS = 80
 """So many characters of what a server says are shown."""
@@ -69,7 +68,7 @@ class ChatEndpoint:
         model: str,
         kind: EndpointKind | None = None,
         question: str = QUESTION,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int,
     ) -> None:
         self._client = client
         self.model = model

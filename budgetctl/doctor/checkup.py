@@ -123,9 +123,9 @@ class Checkup:
             yield "capping it"
             findings.append(self._first(self._cap(plain)))
             yield "continuing from a closed thought"
-            findings += self._continuation(plain)
+            findings.append(self._continuation(plain))
             yield "closing a stream"
-            findings += self._close()
+            findings.append(self._close())
         yield self._diagnosis(plain, findings=findings, stream_usage=stream_usage)
 
     def _ask(self, extra: Mapping[str, Any], *, with_usage: bool = True) -> Reply:
@@ -199,7 +199,7 @@ class Checkup:
                 sent=sent,
             )
 
-    def _continuation(self, plain: Reply) -> list[Finding]:
+    def _continuation(self, plain: Reply) -> Finding:
         thought = plain.reasoning[: len(plain.reasoning) // 2]
         reply = self.endpoint.continue_from(thought, self.capability) if thought.strip() else None
         if not thought.strip():
@@ -223,15 +223,15 @@ class Checkup:
                 name="abort_continue", strength="hard" if kept else "none", verified=kept, observed=seen
             )
         self.tried.append(finding)
-        return [finding]
+        return finding
 
-    def _close(self) -> list[Finding]:
+    def _close(self) -> Finding:
         stopped, seen = self.endpoint.stops_when_closed()
         finding = Finding(
             name="close", strength="hard" if stopped else "none", verified=stopped, observed=seen
         )
         self.tried.append(finding)
-        return [finding]
+        return finding
 
     def _diagnosis(self, plain: Reply, *, findings: list[Finding], stream_usage: str) -> Diagnosis:
         where = "field" if plain.field else "inline" if plain.reasoning else "none"

@@ -26,8 +26,7 @@ def capability_row(diagnosis: Diagnosis, capability: Capability, *, today: str) 
     values |= {"models": [_pattern(diagnosis.model)], "endpoints": [diagnosis.endpoint]}
     for finding in diagnosis.findings:
         if finding.verified is False:
-            for key in (finding.name, *_CONTINUATION.get(finding.name, ())):
-                values.pop(key, None)
+            values.pop("continuation" if finding.name == "abort_continue" else finding.name, None)
         elif finding.verified and finding.name == "cap":
             values["cap"] = {"parameters": list(finding.sent), "strength": finding.strength}
         elif finding.verified and finding.name == "off":
@@ -42,9 +41,6 @@ def capability_row(diagnosis: Diagnosis, capability: Capability, *, today: str) 
         "source": f"budgetctl doctor, {diagnosis.engine or 'an engine that does not say its name'}",
     }
     return "\n".join(["[[row]]", *(f"{key} = {_toml(value)}" for key, value in values.items())]) + "\n"
-
-
-_CONTINUATION = {"abort_continue": ("continuation",)}
 
 
 def _pattern(model: str) -> str:
