@@ -22,7 +22,7 @@ from budgetctl.types import STOP_PRESETS, Budget, Estimate, Limits, ModelFacts, 
 MAX_CAP = 10_000_000
 MIN_NEED = 0.01
 """Below this gain in the probability of a right answer, thinking is not worth switching on."""
-SMALLEST_TIER = 32
+SMALLEST_TIER, TIER = 32, 4
 ANSWER_RESERVE = 512
 """Tokens kept for the answer when the model's own answer lengths are unknown."""
 
@@ -155,9 +155,10 @@ class Quantile(_Named):
 
 @dataclass(frozen=True, slots=True)
 class Tiered(_Named):
-    """A few classes of budget instead of a number for every query: settled p90, rounded up to a power of two.
+    """A few classes of budget instead of a number for every query: settled p90, rounded up to a tier.
 
-    Fewer distinct budgets keep prompts cacheable and results easy to read; the finest is 32 tokens.
+    Tiers are 32, 128, 512, 2,048 tokens and so on. So few keep prompts cacheable and results easy to read, and
+    a query that is worded a little differently in its tier.
     """
 
     stop: str = "safe"
@@ -170,8 +171,8 @@ class Tiered(_Named):
         estimate = situation.estimate
         if estimate is None:
             return _no_estimate(self.stop)
-        settled = max(estimate.settled.p90, SMALLEST_TIER)
-        tokens = 2 ** math.ceil(math.log2(settled))
+        tier = math.ceil(math.log(max(estimate.settled.p90 / SMALLEST_TIER, 1.0), TIER))
+        tokens = SMALLEST_TIER * TIER**tier
         return _worthwhile(tokens, "tier of settled p90", stop=self.stop, situation=situation)
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from budgetctl.classifiers import objectives
 from budgetctl.classifiers.fit import softmax
 from budgetctl.classifiers.habits import Habits
 from budgetctl.classifiers.objectives import Labels, shares
-from budgetctl.classifiers.readout import QUANTILES, spread
+from budgetctl.classifiers.readout import QUANTILES
 from budgetctl.classifiers.targets import Question
 from numpy.typing import NDArray
 
@@ -107,8 +107,8 @@ def medians(
 ) -> Array:
     """Return how far the median of each kind is off: kinds x [settled, natural], in log(1 + tokens).
 
-    All questions of a kind are moved alike, which keeps their order; a correction in units of each one's own
-    spread would not. A group too small to learn from stays where it is. ``foreign`` as in :func:`shifts`.
+    All questions of a kind are moved alike, which keeps their order. A group too small to learn from stays
+    where it is. ``foreign`` as in :func:`shifts`.
     """
     taken_for = out[:, 12:].argmax(axis=1)
     found = np.zeros_like(centres)
@@ -137,7 +137,7 @@ def _cases(
 def shifts(
     out: Array, questions: Sequence[Question], habits: Habits, centres: Array, *, foreign: bool
 ) -> Array:
-    """Return the corrections kinds x [settled, natural] x quantiles, in units of :func:`spread`.
+    """Return the corrections kinds x [settled, natural] x quantiles, in log(1 + tokens).
 
     One case is one model's tokens on one question. Cases are grouped by the kind their question is taken for,
     which the classifier knows at run time too, and each group is conformalised by itself (Mondrian conformal
@@ -159,7 +159,7 @@ def shifts(
         at, tokens, weight = _cases(questions, habits, target, foreign=foreign)
         logs = out[at, 4 + 4 * target : 8 + 4 * target]
         above = tokens - centres[taken_for[at], target]
-        residual = (above[:, None] - logs) / spread(logs)[:, None]
+        residual = above[:, None] - logs
         for kind in range(len(found)):
             used = taken_for[at] == kind
             if used.sum() >= MIN_GROUP:

@@ -51,6 +51,8 @@ class Recipe:
     batch: int = 256
     learning_rate: float = 4e-3
     decay: float = 1e-4
+    copies: int = 0
+    """Edited copies of every question; what is learnt then hangs less on how it is worded."""
     drop: float = 0.05
     bag_drop: float = 0.0
     """Share of questions that are shown without their n-grams, so that dense features stand on their own."""
@@ -91,13 +93,17 @@ class Adam:
 
 
 def fit(x: Inputs, y: Labels, recipe: Recipe, *, progress: Progress = quiet) -> Params:
-    """Return the network's parameters: ``rows hidden hidden_bias heads heads_bias``."""
+    """Return the network's parameters: ``rows hidden hidden_bias heads heads_bias``.
+
+    ``x`` may hold the questions of ``y`` several times over, each time in other words: every batch shows one
+    of them.
+    """
     rng = np.random.default_rng(recipe.seed)
-    opinion = partial(teachers.told, x.dense, teacher=recipe.teacher, seed=recipe.seed)
+    n = len(y.off)
+    opinion = partial(teachers.told, x.dense[:n], teacher=recipe.teacher, seed=recipe.seed)
     told = replace(y, off=opinion(y.off), full=opinion(y.full))
     params = initial(x, y, recipe, rng)
     adam = Adam(params, recipe.decay)
-    n = x.dense.shape[0]
     steps = recipe.epochs * -(-n // recipe.batch)
     for epoch in range(recipe.epochs):
         order = rng.permutation(n)
@@ -138,7 +144,9 @@ def initial(x: Inputs, y: Labels, recipe: Recipe, rng: np.random.Generator) -> P
 def gradients(
     p: Params, x: Inputs, y: Labels, batch: Array, recipe: Recipe, rng: np.random.Generator
 ) -> Params:
-    bag, dense = x.bag[batch], x.dense[batch]
+    n = len(y.off)
+    shown = batch + n * rng.integers(len(x.dense) // n, size=len(batch))
+    bag, dense = x.bag[shown], x.dense[shown]
     z = np.hstack((bag @ p["rows"], dense))
     keep = (rng.random(z.shape) >= recipe.drop) / (1 - recipe.drop)
     if recipe.bag_drop:

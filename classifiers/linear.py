@@ -5,8 +5,10 @@
 
 :mod:`budgetctl.classifiers.readout` turns the outputs into an estimate. ``confidence`` is how much the query
 looks like what was trained on: the share of its n-grams that occur there, how far its dense features lie
-outside their range, and how certain its kind is (the greatest of their probabilities, Hendrycks & Gimpel
-2017). Weights are one ``.npz`` file: plain arrays and a JSON header, never pickled objects.
+outside their range, and how certain its family is (the greatest of their probabilities, Hendrycks & Gimpel
+2017). A family is a kind with its subkinds, ``reasoning_gym/games`` and ``reasoning_gym/algebra``: which of
+them a query is may well be open where all of them are known. Weights are one ``.npz`` file: plain arrays and
+a JSON header, never pickled objects.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from budgetctl.errors import ClassifierError
 from budgetctl.types import Estimate, Query
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 Array = NDArray[Any]
 
 
@@ -65,6 +67,7 @@ ARRAYS: dict[str, int] = {
     "heads": 2,
     "heads_bias": 1,
     "familiar": 0,
+    "families": 1,
     "certain": 0,
     **readout.ARRAYS,
 }
@@ -72,13 +75,12 @@ ARRAYS: dict[str, int] = {
 
 ``known`` sorted hashes, no two in one slot, ``rows`` their vectors; ``centre scale low high`` of the dense
 features; ``familiar`` the share of known n-grams that usual traffic has, 0 where no texts were trained on;
-``certain`` the probability of its kind that usual traffic has; the rest belongs to the readout.
+``families`` the first kind of each; ``certain`` the probability of its family that usual traffic has; the
+rest belongs to the readout.
 """
 
 MANY = 256
 """Factors of fewer n-grams than this are kept."""
-MAX_LOGIT = 700.0
-"""Greater ones have no exponential."""
 _ONE, _ZERO = np.ones(1), np.zeros((), dtype=np.float32)
 _ORDER = np.arange(16 * features.CLIP, dtype=np.int16)
 """As many places as there can be n-grams."""
@@ -110,6 +112,8 @@ class LinearClassifier:
         self._heads = np.vstack((wide["heads"], wide["heads_bias"])).astype(np.float32)
         self._low, self._high = wide["low"], wide["high"]
         self._familiar, self._certain = float(wide["familiar"]), float(wide["certain"])
+        first = arrays["families"].tolist()
+        self._families = [*map(slice, first, [*first[1:], None])]
         self._readout = Readout(arrays, header.models)
         self._source = f"{header.name}:{header.sha256[:12]}"
 
@@ -151,7 +155,7 @@ class LinearClassifier:
         inputs = np.concatenate((bag, clipped, _ONE), dtype=np.float32, casting="same_kind")
         hidden = inputs.dot(self._hidden)
         out: list[float] = np.maximum(hidden, _ZERO, out=hidden).dot(self._heads).tolist()
-        confidence = self._familiarity(share) * math.exp(-outside) * self._certainty(out[12:])
+        confidence = self._familiarity(share) * math.exp(-outside) * self._certainty(out)
         return self._readout.estimate(out, model=model, confidence=confidence, source=self._source)
 
     def describe(self, query: Query) -> dict[str, float]:
@@ -176,12 +180,11 @@ class LinearClassifier:
         """
         return min(max(2.0 * share / self._familiar - 1.0, 0.0), 1.0) if self._familiar else 1.0
 
-    def _certainty(self, kinds: Sequence[float]) -> float:
-        """Return one half at the probability of its kind that usual traffic has, 1 at certainty."""
-        top = max(kinds)
-        if abs(top) > MAX_LOGIT:  # as no fitted weights say, but damaged ones might
-            return 0.0
-        greatest = math.exp(top) / sum(map(math.exp, kinds))
+    def _certainty(self, out: Sequence[float]) -> float:
+        """Return one half at the probability of its family that usual traffic has, 1 at certainty."""
+        top = max(out[12:])
+        chances = [math.exp(logit - top) for logit in out[12:]]
+        greatest = max([sum(chances[family]) for family in self._families]) / sum(chances)
         if greatest < self._certain:
             return greatest / (2.0 * self._certain)
         return 1.0 - (1.0 - greatest) / (2.0 * (1.0 - self._certain))

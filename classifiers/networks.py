@@ -14,7 +14,7 @@ from budgetctl.classifiers import weightfile
 
 from budgetctl.errors import ClassifierError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VOCABULARY = 8192
 LAYERS = 3

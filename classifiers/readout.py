@@ -5,9 +5,11 @@
           above the centre of the kind
         + one logit per kind of traffic, whose calibration holds where it is the largest
 
-Classes get a temperature and biases (Guo et al. 2017), quantiles a conformal correction in units of their own
-spread (Romano et al. 2019), kind by kind. A named model that is known adds its habit of thinking long or
-short. Any other model is a generic one: its quantiles also cover the difference between models.
+Classes get a temperature and biases (Guo et al. 2017), quantiles a conformal correction (Romano et al. 2019),
+kind by kind. It is the same for all questions of a kind: in units of each one's own spread it would multiply
+the noise of the spread, and a typing error would move the budget. A named model that is known adds its habit
+of thinking long or short. Any other model is a generic one: its quantiles also cover the difference between
+models.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ FOREIGN_MODEL = 0.25
 """Confidence is multiplied by this for a named model that is not known, where so few are known that they say
 little of another."""
 MANY_MODELS = 10
-MIN_SPREAD = 0.05
 MAX_LOG = 20.0
 """No estimate is above e**20 tokens, whatever the weights."""
 
@@ -45,7 +46,7 @@ ARRAYS: dict[str, int] = {
 
 ``temperature`` kinds; ``class_bias`` kinds x 4; ``kind_centre`` and ``foreign_centre`` (for unknown models)
 kinds x [settled, natural], the log(1 + tokens) that 0 stands for; ``shift`` and ``foreign_shift`` kinds x
-[settled, natural] x quantiles, in units of :func:`spread`; ``habits`` models: offsets in log(1 + tokens).
+[settled, natural] x quantiles, and ``habits`` models: offsets in log(1 + tokens).
 """
 
 
@@ -110,22 +111,11 @@ def base_name(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1].split(":")[0].lower()
 
 
-def spread(logs: Array) -> Array:
-    """Return the unit of conformal corrections: the predicted distance between the median and p95."""
-    return np.asarray(np.maximum(logs[..., 3] - logs[..., 0], MIN_SPREAD))
-
-
 def _tokens(logs: Sequence[float], shift: Sequence[float], offset: float) -> list[float]:
     """Return corrected quantiles in tokens, made non-decreasing."""
     y0, y1, y2, y3 = logs
     s0, s1, s2, s3 = shift
-    unit = y3 - y0
-    if unit < MIN_SPREAD:
-        unit = MIN_SPREAD
-    p50 = y0 + s0 * unit + offset
-    p80 = y1 + s1 * unit + offset
-    p90 = y2 + s2 * unit + offset
-    p95 = y3 + s3 * unit + offset
+    p50, p80, p90, p95 = y0 + s0 + offset, y1 + s1 + offset, y2 + s2 + offset, y3 + s3 + offset
     # Comparisons, since each call of max and min takes as long as the arithmetic of a quantile.
     if p80 < p50:
         p80 = p50

@@ -24,7 +24,7 @@ from budgetctl.classifiers.calibrate import MIN_GROUP
 from budgetctl.classifiers.experts import Experts
 from budgetctl.classifiers.habits import MODEL_PRIOR, Habits
 from budgetctl.classifiers.linear import LinearClassifier
-from budgetctl.classifiers.readout import QUANTILES, base_name, spread
+from budgetctl.classifiers.readout import QUANTILES, base_name
 from budgetctl.classifiers.registry import load
 from budgetctl.classifiers.targets import Example, Question, pool
 from budgetctl.classifiers.weightfile import digest
@@ -120,7 +120,7 @@ def _quantile(out: Array, arrays: Mapping[str, Array], *, target: int, at: int) 
     """Return a quantile of log(1 + tokens) without habits, as the weights correct it for a known model."""
     kind = out[:, 12:].argmax(axis=1)
     logs = out[:, 4 + 4 * target : 8 + 4 * target]
-    corrected = logs[:, at] + arrays["shift"][kind, target, at] * spread(logs)
+    corrected = logs[:, at] + arrays["shift"][kind, target, at]
     return np.asarray(corrected + arrays["kind_centre"][kind, target])
 
 
@@ -155,10 +155,9 @@ def _shifts(
         at = np.array([i for i, *_ in cases])
         weight = np.array([questions[i].weight for i in at])
         logs = np.log1p([t for *_, t in cases]) - [habits[m] for _, m, _ in cases]
-        unit = spread(out[at, 4 + 4 * target : 8 + 4 * target])
         kinds = out[at, 12:].argmax(axis=1)
         for column, q in enumerate(QUANTILES):
-            rest = (logs - _quantile(out[at], arrays, target=target, at=column)) / unit
+            rest = logs - _quantile(out[at], arrays, target=target, at=column)
             if target == 1:
                 settled = _quantile(out[at], {**arrays, "shift": found}, target=0, at=column)
                 rest = np.where(logs <= settled, rest.min(), rest)

@@ -44,16 +44,19 @@ def with_ridge(p: Params, x: Inputs, y: Labels, *, share: float, penalty: float)
     """Let a ridge regression say its share of how questions of one kind differ in length.
 
     Lengths are known of few questions, which a network soon has by heart; a linear model has not (its rank
-    correlation on unseen questions of a narrow kind was twice that of the network). It becomes part of the
-    network: one more column of the table, and two hidden units, since s = relu(s) - relu(-s).
+    correlation on unseen questions of a narrow kind was twice that of the network). It reads a question in
+    all its words, each at an equal share of its weight. It becomes part of the network: one more column of
+    the table, and two hidden units, since s = relu(s) - relu(-s).
     """
     from scipy.sparse import csr_matrix, hstack
     from sklearn.linear_model import Ridge
 
-    used = y.weights[:, 1] > 0
+    copies = len(x.dense) // len(y.off)
+    tokens, weights = np.tile(y.tokens[:, 1], copies), np.tile(y.weights[:, 1] / copies, copies)
+    used = weights > 0
     inputs = hstack([RIDGE_BAG * x.bag[used], csr_matrix(RIDGE_DENSE * x.dense[used])]).tocsr()
     model = Ridge(alpha=penalty, solver="lsqr", tol=1e-6)
-    model.fit(inputs, y.tokens[used, 1], sample_weight=y.weights[used, 1])
+    model.fit(inputs, tokens[used], sample_weight=weights[used])
     words, width = x.bag.shape[1], p["rows"].shape[1]
     column, dense = RIDGE_BAG * model.coef_[:words], RIDGE_DENSE * model.coef_[words:]
     score = np.concatenate((np.zeros(width), [1.0], dense))[:, None]

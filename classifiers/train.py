@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from budgetctl.classifiers import calibrate, encoding, features, fit, habits, metrics, objectives
+from budgetctl.classifiers import calibrate, edits, encoding, features, fit, habits, metrics, objectives
 from budgetctl.classifiers.linear import Header, LinearClassifier
 from budgetctl.classifiers.targets import Example, Question, pool
 from budgetctl.classifiers.weightfile import Source, digest
@@ -22,6 +23,9 @@ from budgetctl.errors import ClassifierError
 from budgetctl.types import Estimate
 
 MIN_QUESTIONS = 50
+SURE = 0.9
+UNUSUAL = 0.03
+"""Share of the calibration questions that an estimate is not believed for, by each of two signs."""
 
 
 def train(
@@ -41,9 +45,12 @@ def train(
     """
     recipe = recipe or fit.Recipe()
     asked, held = apart(training, calibration)
-    kinds = sorted({q.kind for q in asked})
+    kinds = sorted({q.kind for q in asked}, key=lambda kind: (family(kind), kind))
+    families = [family(kind) for kind in kinds]
     encoded = encoding.encode(asked)
     known = encoding.vocabulary(encoded, size=recipe.vocabulary, min_count=recipe.min_count)
+    for number in range(recipe.copies):
+        encoded += encoding.encode([replace(q, text=edits.copy(q.text, number=number)) for q in asked])
     scaler = encoding.Scaler.of(np.array([dense for _, dense in encoded]))
     learnt = habits.fit(asked)
     x = inputs(encoded, known, scaler)
@@ -58,7 +65,8 @@ def train(
     encoded_held = encoding.encode(held)
     out = fit.forward(rounded, inputs(encoded_held, known, scaler))
     arrays["familiar"] = np.asarray(_familiar(encoded_held, known), dtype=np.float32)
-    arrays["certain"] = np.asarray(_certain(out[:, 12:]), dtype=np.float32)
+    arrays["families"] = np.unique(families, return_index=True)[1].astype(np.int32)
+    arrays["certain"] = np.asarray(_certain(out[:, 12:], arrays["families"]), dtype=np.float32)
     calibrated, models = calibrate.readout(out, held, learnt, kinds, labels.centres)
     arrays |= calibrated
     if sum(bool(q.settled) for q in held) < calibrate.MIN_GROUP:
@@ -102,17 +110,24 @@ def inputs(encoded: Any, known: NDArray[Any], scaler: encoding.Scaler) -> encodi
 
 
 def _familiar(encoded: Any, known: NDArray[Any]) -> float:
-    """Return the share of known n-grams that all but one in twenty texts have; 0 where there is no text."""
+    """Return the share of known n-grams that all but ``UNUSUAL`` texts have; 0 where there is no text."""
     shares = [np.isin(hashes, known).mean() for hashes, _ in encoded if len(hashes)]
-    return float(np.quantile(shares, 0.05)) if shares else 0.0
+    return float(np.quantile(shares, UNUSUAL)) if shares else 0.0
 
 
-def _certain(kinds: NDArray[Any]) -> float:
-    """Return the probability of its kind that all but one in twenty questions have, at most one half.
+def family(kind: str) -> str:
+    """Return the family of a kind of traffic: what stands before its first slash."""
+    return kind.partition("/")[0]
 
-    Where kinds are told apart easily nearly all have a higher one, and lie above it by nothing that matters.
+
+def _certain(kinds: NDArray[Any], families: NDArray[Any]) -> float:
+    """Return the probability of its family that all but ``UNUSUAL`` questions have, at most ``SURE``.
+
+    Where families are told apart easily nearly all have a higher one, and lie above it by nothing that
+    matters.
     """
-    return min(float(np.quantile(fit.softmax(kinds).max(axis=1), 0.05)), 0.5)
+    chances = np.add.reduceat(fit.softmax(kinds), families, axis=1)
+    return min(float(np.quantile(chances.max(axis=1), UNUSUAL)), SURE)
 
 
 def _settled_as_natural(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

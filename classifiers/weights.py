@@ -22,6 +22,7 @@ RECIPE = fit.Recipe(
     width=16,
     hidden=144,
     epochs=24,
+    copies=6,
     bag_drop=0.3,
     drop=0.1,
     decay=0.5,
@@ -29,7 +30,7 @@ RECIPE = fit.Recipe(
     pinball=1.0,
     kind=0.1,
     ridge=0.9,
-    ridge_penalty=30.0,
+    ridge_penalty=100.0,
     teacher=0.5,
 )
 CALIBRATION = 0.2

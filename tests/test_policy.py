@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from budgetctl.errors import ConfigError
@@ -51,8 +53,10 @@ def test_without_an_estimate_the_callers_parameters_stay(policy: str):
     assert budget(policy) == Budget()
 
 
-def test_tiers_are_powers_of_two():
+def test_tiers_grow_by_a_factor_of_four():
     assert budget("tiered", estimate=HELPS).reasoning_tokens == 512
+    settled = replace(HELPS.settled, p90=513.0, p95=600.0)
+    assert budget("tiered", estimate=replace(HELPS, settled=settled)).reasoning_tokens == 2048
 
 
 def test_a_cap_so_short_that_the_model_leaks_becomes_off():

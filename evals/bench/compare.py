@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from budgetctl.classifiers import train
+from budgetctl.classifiers import Classifier, train
 from budgetctl.classifiers.targets import Example, Question, normalised, pool
 from budgetctl.evals.bench import scores
 from budgetctl.evals.bench.peers import Peer
@@ -14,7 +14,7 @@ from budgetctl.evals.bench.predictors import Answer, Predictor, Refit, answer
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.rows import Row
 from budgetctl.evals.bench.splits import Dealer, Part, judged
-from budgetctl.evals.bench.stability import stability
+from budgetctl.evals.bench.stability import Pair, pairs, stability
 
 from budgetctl.errors import NotEnoughEvidence
 
@@ -89,7 +89,7 @@ def _as_it_is(predictor: Predictor, questions: Sequence[Question], bootstrap: Bo
     found = scores.row(predictor.name, answers, bootstrap)
     if isinstance(predictor, Peer):
         return found
-    return replace(found, stable=stability(predictor, [q.text for q in questions], bootstrap))
+    return replace(found, stable=stability(pairs(predictor, [q.text for q in questions]), bootstrap))
 
 
 class Comparison:
@@ -139,18 +139,24 @@ class Comparison:
         """Fit, ask and score; the parts' questions are pooled before they are scored."""
         answers: dict[str, list[Answer]] = {name: [] for name in (*self._refits, *(r.name for r in rules))}
         of_first: dict[str, list[Answer]] = {}
+        edited: dict[str, list[Pair]] = {name: [] for name in self._refits}
         for number, part in enumerate(self._parts, 1):
             where = f"{self._split} {number}/{len(self._parts)}"
             questions = _judged(part.test)
             for name, predictor in self._predictors(part, rules, where=where, advance=advance):
                 answers[name] += self._ask(predictor, questions, part=number)
+                if name in self._refits:
+                    edited[name] += pairs(cast(Classifier, predictor), [q.text for q in questions])
             of_first = of_first or {name: list(answers[name]) for name in self._refits}
         return Table(
             split=self._split,
             parts=len(self._parts),
             questions=len(next(iter(answers.values()))),
             trained=sum(part.questions for part in self._parts) / len(self._parts),
-            rows=tuple(self._scored(answers, bootstrap, advance)),
+            rows=tuple(
+                replace(row, stable=stability(edited[row.name], bootstrap)) if row.name in edited else row
+                for row in self._scored(answers, bootstrap, advance)
+            ),
             curve=tuple(self._learn(of_first, bootstrap, advance=advance)) if self._curve else (),
         )
 

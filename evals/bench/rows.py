@@ -21,8 +21,8 @@
 ``lift``              Share of the oracle's lift over blind spending that the estimate realises, for switching
                       thinking on and for caps (:mod:`budgetctl.evals.bench.lift`).
 ``lift_by_source``    The same inside one source.
-``stable``            Share of questions whose action stays the same under an edit, of classifiers that are
-                      judged as they are (:mod:`budgetctl.evals.bench.stability`).
+``stable``            Share of questions whose action stays the same under an edit
+                      (:mod:`budgetctl.evals.bench.stability`); of classifiers.
 ``us_per_query``      Median of single predictions without a model, in microseconds.
 
 A source is the part of a kind before the first "/".

@@ -1,8 +1,8 @@
 """Whether a classifier leads to the same action when a prompt is worded a little differently.
 
-The action is the budget that the policy ``tiered`` gives: thinking off, a cap that is a power of two, or the
+The action is the budget that the policy ``tiered`` gives: thinking off, a cap that is one of few, or the
 caller's own parameters where the classifier abstains. It is compared as a whole (``tier``), and as to which
-of the three it is (``switch``). Edits are those of :mod:`budgetctl.evals.bench.edits`, seeded by the text, so
+of the three it is (``switch``). Edits are those of :mod:`budgetctl.classifiers.edits`, seeded by the text, so
 every classifier sees the same ones.
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from budgetctl.classifiers import Classifier
-from budgetctl.evals.bench.edits import EDITS
+from budgetctl.classifiers.edits import EDITS
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.rows import Figures
 
@@ -23,18 +24,41 @@ from budgetctl.types import ModelFacts, Query
 FACTS = ModelFacts(can_switch_off=True, can_cap=True)
 
 
-def stability(classifier: Classifier, texts: Sequence[str], bootstrap: Bootstrap) -> Figures:
-    """Return, for every edit, the shares of the texts it changes whose action stays the same."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The actions for a text and for one edit of it."""
+
+    edit: str
+    text: str
+    before: int | None
+    after: int | None
+
+
+def pairs(classifier: Classifier, texts: Sequence[str]) -> list[Pair]:
+    """Return the actions before and after every edit that changes a text."""
     controller = Controller(Tiered(), classifier=classifier)
-    found: Figures = {}
-    for name, edit in EDITS.items():
-        pairs = [(text, edit(text, random.Random(f"{name}:{text}"))) for text in texts]
-        changed = [(text, edited) for text, edited in pairs if text != edited]
-        actions = [(action(controller, text), action(controller, edited)) for text, edited in changed]
-        clusters = [text for text, _ in changed]
-        found[f"{name}, tier"] = bootstrap.share([a == b for a, b in actions], clusters)
-        found[f"{name}, switch"] = bootstrap.share([_switch(a) == _switch(b) for a, b in actions], clusters)
+    found = []
+    for text in texts:
+        before = action(controller, text)
+        for name, edit in EDITS.items():
+            edited = edit(text, random.Random(f"{name}:{text}"))
+            if edited != text:
+                found.append(Pair(name, text, before, action(controller, edited)))
     return found
+
+
+def stability(found: Sequence[Pair], bootstrap: Bootstrap) -> Figures:
+    """Return, for every edit, the shares of the texts it changes whose action stays the same."""
+    figures: Figures = {}
+    for name in EDITS:
+        of = [pair for pair in found if pair.edit == name]
+        clusters = [pair.text for pair in of]
+        same = {
+            "tier": [pair.before == pair.after for pair in of],
+            "switch": [_switch(pair.before) == _switch(pair.after) for pair in of],
+        }
+        figures |= {f"{name}, {what}": bootstrap.share(kept, clusters) for what, kept in same.items()}
+    return figures
 
 
 def _switch(tokens: int | None) -> bool | None:

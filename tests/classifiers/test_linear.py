@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from budgetctl.classifiers import Classifier
+from budgetctl.classifiers import Classifier, train
 from budgetctl.classifiers.linear import LinearClassifier
 
 from budgetctl.errors import ClassifierError
@@ -69,9 +69,17 @@ def test_a_kind_that_is_uncertain_lowers_the_confidence(toy: LinearClassifier) -
     sure, unsure = (c.estimate(Query.from_text(LONG)).confidence for c in (toy, doubtful))
     certain = float(toy.arrays["certain"])
     assert kinds > 1
-    assert 1 / kinds <= certain <= 0.5
+    assert 1 / kinds <= certain <= train.SURE
     assert unsure == pytest.approx((1 / kinds) / (2 * certain), rel=0.01)
     assert sure > 0.9
+
+
+def test_which_kind_of_a_family_it_is_may_be_open(toy: LinearClassifier) -> None:
+    heads, bias = toy.arrays["heads"].copy(), toy.arrays["heads_bias"].copy()
+    heads[:, 12:], bias[12:] = 0.0, 0.0
+    one_family = {"families": np.zeros(1, dtype=np.int32)}
+    open_kind = LinearClassifier(toy.header, {**toy.arrays, "heads": heads, "heads_bias": bias, **one_family})
+    assert open_kind.estimate(Query.from_text(LONG)).confidence > 0.9
 
 
 def test_a_named_model_that_it_does_not_know_lowers_the_confidence(toy: LinearClassifier) -> None:
@@ -164,6 +172,6 @@ def test_an_npz_that_is_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_lacks_a_field_names_it(tmp_path: Path) -> None:
-    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 3}', dtype=np.uint8))
+    np.savez(tmp_path / "w.npz", header=np.frombuffer(b'{"schema_version": 4}', dtype=np.uint8))
     with pytest.raises(ClassifierError, match="header: features: int expected, seen None"):
         LinearClassifier.load(tmp_path / "w.npz")

@@ -127,7 +127,7 @@ def test_a_later_version_may_say_more(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 2}, "schema_version: seen 2, this package reads 1"),
+        ({"schema_version": 1}, "schema_version: seen 1, this package reads 2"),
         ({"trained_on": None}, "trained_on: dict expected, seen None"),
         ({"trained_on": {"datasets": []}}, "models: list expected, seen None"),
         ({"models": "toy-1"}, "models: list expected, seen 'toy-1'"),

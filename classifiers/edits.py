@@ -1,7 +1,8 @@
 """Edits of a prompt that must not change what it deserves: typing errors, and the same said otherwise.
 
-A classifier whose estimate moves under them reads the surface. Digits stay, and so does what
-:mod:`.prose` does not count as prose.
+A classifier whose estimate moves under them reads the surface. Training shows questions in such copies, and
+what it has learnt from them is judged by other draws, and by one edit that it is never shown. Digits stay,
+and so does what :mod:`.prose` does not count as prose.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from budgetctl.evals.bench import prose
+from budgetctl.classifiers import prose
 
 Edit = Callable[[str, random.Random], str]
 
@@ -97,8 +98,35 @@ def paraphrase(text: str, rng: random.Random) -> str:
     return _politeness(text, rng) if changed == text else changed
 
 
-EDITS: Mapping[str, Edit] = MappingProxyType({"typos": typos, "paraphrase": paraphrase})
+def casual(text: str, rng: random.Random) -> str:
+    """Return ``text`` as it is typed in a chat: no capitals, fewer commas, no apostrophes, no last mark.
+
+    Each with probability ``SHARE`` where the text offers it, and an opener where nothing else took. A blank
+    text comes back as it is.
+
+    Args:
+        text: A prompt.
+        rng: Where chance comes from; the same state gives the same wording.
+    """
+    if not text.strip():
+        return text
+    changed = prose.rewrite(text, partial(_carelessly, rng=rng))
+    if prose.ends(changed) and rng.random() < SHARE:
+        changed = re.sub(r"(?<=\w)[.?!](\s*)\Z", r"\1", changed)
+    if changed != text and rng.random() < SHARE:
+        return changed
+    return rng.choice(_ASIDES) + (" " if prose.starts(changed) else _APART) + changed
+
+
+EDITS: Mapping[str, Edit] = MappingProxyType({"typos": typos, "paraphrase": paraphrase, "casual": casual})
 """The edits by name: (text, rng) -> text."""
+
+
+def copy(text: str, *, number: int) -> str:
+    """Return a copy for training: in turn with typing errors, said otherwise, and both; never casual."""
+    rng = random.Random(f"copy {number}: {text}")
+    edited = text if number % 3 == 0 else paraphrase(text, rng)
+    return edited if number % 3 == 1 else typos(edited, rng)
 
 
 def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -200,6 +228,17 @@ def _first_case(text: str, rng: random.Random) -> str:
     """Flip the first letter of a word; a letter of its own may be a variable."""
     first = re.match(r"[A-Za-z](?=[a-z])", text)
     return first[0].swapcase() + text[1:] if first and prose.starts(text) else text
+
+
+_ASIDES = ("ok so", "quick one:", "hey", "i'm stuck on this one,", "next question:")
+
+
+def _carelessly(text: str, rng: random.Random) -> str:
+    if rng.random() < SHARE:
+        text = re.sub(r"\b[A-Z](?=[a-z]*\b)", lambda letter: letter[0].lower(), text)
+    if rng.random() < SHARE:
+        text = re.sub(r"(?<=[a-z]),(?= [a-z])", lambda mark: "" if rng.random() < SHARE else mark[0], text)
+    return re.sub(r"(?<=[a-z])['\u2019](?=[a-z])", "", text) if rng.random() < SHARE else text
 
 
 _APART = "\n\n"

@@ -2,7 +2,7 @@ import random
 import re
 
 import pytest
-from budgetctl.evals.bench.edits import EDITS, TYPO_RATE, paraphrase, typos
+from budgetctl.classifiers.edits import EDITS, TYPO_RATE, casual, copy, paraphrase, typos
 
 WORDS = (
     "Several travellers crossed the frozen river before sunrise because their guide expected warmer weather."
@@ -159,3 +159,25 @@ def test_paraphrases_leave_nouns_that_look_like_verbs():
 
 def test_a_lone_variable_keeps_its_case():
     assert not any("X plus" in t for t in variants(paraphrase, "x plus one is even", 200))
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("Where did Anna go?", "where did anna go"),
+        ("If it rains, we stay", "If it rains we stay"),
+        ("I think they don't know", "dont"),
+        ("Everyone left early.", "hey Everyone left early"),
+        ("Everyone left early.", r"Everyone left early\Z"),
+    ],
+)
+def test_casual_writing_offers(text, seen):
+    assert any(re.search(seen, edited) for edited in variants(casual, text, 300))
+
+
+def test_copies_for_training_differ_and_are_never_casual():
+    copies = [copy(WORDS, number=number) for number in range(6)]
+    assert len({WORDS, *copies}) == 7
+    assert copies == [copy(WORDS, number=number) for number in range(6)]
+    asides = ("ok so", "quick one", "hey", "i'm stuck", "next question")
+    assert not any(edited.startswith(asides) for edited in copies)
