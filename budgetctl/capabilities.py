@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from budgetctl.errors import ConfigError
 from budgetctl.types import ModelFacts, Strength
 
+Continuation = Literal["raw_completions", "chat", "reask"]
 EndpointKind = Literal[
     "openai", "vllm", "sglang", "llama.cpp", "transformers-serve", "in-process", "openai-compatible"
 ]
@@ -29,6 +30,11 @@ SHIPPED = Path(__file__).with_name("capabilities.toml")
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _several(value: Any) -> Any:
+    """A single one is a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 class Cap(_Strict):
@@ -73,8 +79,13 @@ class Capability(_Strict):
         cap: The engine's own cap on thinking.
         off: How thinking is switched off.
         effort: Effort levels.
-        continuation: How a thought that was cut can be continued with its answer: ``raw_completions`` sends
-            the rendered prompt and the closed thought to ``/completions``.
+        live_end: The server ends a running thought on request, and the stream goes on with the answer. So
+            does llama.cpp: ``reasoning_control`` in the call, then ``reasoning_end`` to
+            ``/chat/completions/control``.
+        continuation: How a thought that was cut can be brought to its answer, in the order in which it is
+            tried: ``raw_completions`` sends the rendered prompt and the closed thought to ``/completions``,
+            ``chat`` sends the closed thought as the assistant's turn that goes on, ``reask`` asks again with
+            thinking off and the thought quoted, under budgets that are meant to cut ordinary thoughts.
         prompt_format: How a list of messages becomes such a prompt; None needs the caller's own renderer.
         open_text: What the model writes before its thinking.
         close_text: What ends a thinking that is cut: a transition, then the closing tag.
@@ -99,7 +110,10 @@ class Capability(_Strict):
     cap: Cap | None = None
     off: Switch | None = None
     effort: Effort | None = None
-    continuation: Literal["raw_completions"] | None = None
+    live_end: bool = False
+    continuation: Annotated[tuple[Continuation, ...], BeforeValidator(_several)] | None = Field(
+        default=None, min_length=1
+    )
     prompt_format: Literal["chatml"] | None = None
     open_text: str = "<think>\n"
     close_text: str = "\n\nTime to answer based on the reasoning so far.\n</think>\n\n"
@@ -122,6 +136,11 @@ class Capability(_Strict):
         """Whether a row of the table stands behind this capability."""
         return self.source is not None
 
+    @property
+    def stoppable(self) -> bool:
+        """Whether a running thought can be ended."""
+        return self.live_end or self.continuation is not None
+
     def matches(self, model: str, endpoint: str) -> bool:
         """Whether this row speaks for ``model`` at a kind of ``endpoint``."""
         if endpoint not in self.endpoints:
@@ -135,22 +154,25 @@ class Capability(_Strict):
 
         Used where an endpoint turned out not to accept or not to keep them.
         """
-        gone: dict[str, None] = {}
+        gone: dict[str, Any] = {}
         if self.cap is not None and controls.intersection(self.cap.parameters):
             gone["cap"] = None
         if self.off is not None and controls.intersection(self.off.parameters):
             gone["off"] = None
         if self.effort is not None and controls.intersection(("reasoning_effort", "reasoning.effort")):
             gone["effort"] = None
-        if "abort_continue" in controls:
-            gone["continuation"] = None
+        if "reasoning_control" in controls:
+            gone["live_end"] = False
+        if "abort_continue" in controls or controls.intersection(self.continuation or ()):
+            left = tuple(name for name in self.continuation or () if name not in controls)
+            gone["continuation"] = None if "abort_continue" in controls else left or None
         return self.model_copy(update=gone) if gone else self
 
     def facts(self) -> ModelFacts:
         """Return what a policy may know."""
         return ModelFacts(
             can_switch_off=self.off is not None,
-            can_cap=self.cap is not None or self.continuation is not None,
+            can_cap=self.cap is not None or self.stoppable,
             efforts=self.effort.levels if self.effort is not None else (),
             natural_p99=self.natural_p99,
             answer_tokens=self.answer_tokens,

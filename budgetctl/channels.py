@@ -186,9 +186,10 @@ class _Content:
         """Return what is held back when a stream ends without saying so."""
         return self._splitter.flush() if self._splitter else []
 
-    def _reasoning(self, text: str) -> list[Event]:
+    def _reasoning(self, text: str) -> Event:
         self._starts_in_think = False
-        return self._noted([Event(kind="reasoning", text=text)])
+        self._saw_reasoning |= bool(text.strip())
+        return Event(kind="reasoning", text=text)
 
     def _content(self, text: str) -> list[Event]:
         if self._splitter is None:
@@ -216,24 +217,25 @@ class ChatChannels(_Content):
         events: list[Event] = []
         for choice in chunk.get("choices") or ():
             if not choice.get("index"):
-                events += self._choice(choice)
+                self._choice(choice, events)
         if chunk.get("usage"):
             events.append(self._usage(chunk["usage"]))
         return events
 
-    def _choice(self, choice: Mapping[str, Any]) -> Iterator[Event]:
+    def _choice(self, choice: Mapping[str, Any], events: list[Event]) -> None:
         delta = choice.get("delta") or choice.get("message") or {}
         reasoning, content, refusal = _texts(delta)
         if reasoning:
-            yield from self._reasoning(reasoning)
+            events.append(self._reasoning(reasoning))
         if content:
-            yield from self._content(content)
+            events += self._content(content)
         if refusal:
-            yield Event(kind="answer", text=refusal)
-        yield from _tool_events(delta)
+            events.append(Event(kind="answer", text=refusal))
+        if delta.get("tool_calls") or delta.get("function_call"):
+            events += _tool_events(delta)
         if choice.get("finish_reason"):
-            yield from self._noted(self.flush())
-            yield Event(kind="finish", finish=str(choice["finish_reason"]))
+            events += self._noted(self.flush())
+            events.append(Event(kind="finish", finish=str(choice["finish_reason"])))
 
 
 class ResponsesChannels(_Content):
@@ -255,7 +257,7 @@ class ResponsesChannels(_Content):
         kind = str(event.get("type", ""))
         delta = str(event.get("delta") or "")
         if kind in ("response.reasoning_text.delta", "response.reasoning_summary_text.delta"):
-            return self._reasoning(delta)
+            return [self._reasoning(delta)]
         if kind == "response.output_text.delta":
             return self._content(delta)
         if kind in self._TEXT:
@@ -355,15 +357,14 @@ def _first(counts: Mapping[str, Any], *names: str) -> int | None:
 def _texts(delta: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return reasoning, content and refusal of a delta or message."""
     content = delta.get("content")
-    parts: Sequence[Any] = content if isinstance(content, list) else ()
-    thoughts = [_parts_text(delta.get(field)) for field in REASONING_FIELDS]
-    thoughts.append("".join(_part_text(p) for p in parts if _is_thought(p)))
+    thoughts = [_parts_text(delta[field]) for field in REASONING_FIELDS if delta.get(field)]
+    if isinstance(content, list):
+        thoughts.append("".join(_part_text(p) for p in content if _is_thought(p)))
+        content = "".join(_part_text(p) for p in content if not _is_thought(p))
     reasoning = ""
     for text in thoughts:
-        if text.strip() not in reasoning or not reasoning:  # a second field with the same words adds nothing
+        if not reasoning or text.strip() not in reasoning:  # a second field with the same words adds nothing
             reasoning += text
-    if parts:
-        content = "".join(_part_text(p) for p in parts if not _is_thought(p))
     return reasoning, content if isinstance(content, str) else "", str(delta.get("refusal") or "")
 
 

@@ -6,9 +6,11 @@ was closed.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import Any
 
 RETHINK_CHARS = 48
 """How much of an answer is looked at, and held back for it, before it counts as an answer."""
@@ -31,9 +33,24 @@ def rethinks(text: str) -> bool:
 
 
 class Opening:
-    """Holds back the first characters of an answer that follows a forced close, until it is known for one."""
+    """Holds back the first characters of an answer that follows a forced close, until it is known for one.
 
-    def __init__(self) -> None:
+    Closing tags at the very start are left out: an engine that cuts a thought may write a second one. One
+    that comes after some text shows that the text still belonged to the thought.
+
+    Args:
+        close_tag: The tag after thinking.
+        judged: Wait for so much text that thinking which begins again is seen; otherwise only for so much
+            as could still be a tag.
+
+    Attributes:
+        thought: Text that a closing tag has shown to be thinking.
+    """
+
+    def __init__(self, *, close_tag: str = "</think>", judged: bool = True) -> None:
+        self.thought = ""
+        self._tag = close_tag
+        self._judged = judged
         self._held = ""
         self._released = False
 
@@ -42,13 +59,24 @@ class Opening:
         if self._released:
             return text
         self._held += text
-        if len(self._held.lstrip()) < RETHINK_CHARS or self.rethinking:
+        while (rest := self._held.lstrip()).startswith(self._tag):
+            self._held = rest[len(self._tag) :]
+        if self._tag in self._held:
+            self.thought, _, self._held = self._held.partition(self._tag)
+            rest = self._held.lstrip()
+        if self._tag.startswith(rest) and (rest or self._judged):
             return ""
-        return self.release()
+        if self._judged and (len(rest) < RETHINK_CHARS or self.rethinking):
+            return ""
+        self._released = bool(rest)
+        return self._take()
 
     def release(self) -> str:
         """Return what is held back: it is an answer."""
         self._released = True
+        return self._take()
+
+    def _take(self) -> str:
         text, self._held = self._held, ""
         return text
 
@@ -60,7 +88,28 @@ class Opening:
     @property
     def rethinking(self) -> bool:
         """Whether what is held back begins as thinking does."""
-        return not self._released and rethinks(self._held)
+        return self._judged and not self._released and rethinks(self._held)
+
+
+def garbled(message: Mapping[str, Any], *, structured: bool) -> bool:
+    """Whether a message that should be JSON is none: a tool's arguments, or the answer if ``structured``.
+
+    Engines that force the end of a thought have been seen to write it into both.
+    """
+    functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    functions += [message["function_call"]] if message.get("function_call") else []
+    texts = [str(function.get("arguments") or "{}") for function in functions]
+    if structured and message.get("content"):
+        texts.append(str(message["content"]))
+    return not all(map(_is_json, texts))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Step(StrEnum):

@@ -18,7 +18,16 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from budgetctl.errors import ConfigError
 from budgetctl.types import AppliedControl, Decision, Provenance, StopReason, Strength, Timing, Usage
@@ -163,12 +172,30 @@ class TimingRow(Row):
         return cls(**asdict(timing))
 
 
+_ACTED = ("actuator", "degraded", "extra_calls", "prefill_tokens")
+
+
 class StopRow(Row):
-    """Why thinking ended, which criterion ended it, and what its probes cost in tokens."""
+    """Why thinking ended, which criterion ended it, what its probes cost in tokens, and how it was ended.
+
+    ``actuator`` is what really ended it, ``degraded`` says that the answer does not go on from the model's
+    own thought, ``extra_calls`` and ``prefill_tokens`` (None: not reported) are what that cost. They are left
+    out of the rows of calls in which nothing had to act.
+    """
 
     reason: StopReason
     criterion: str | None = None
     probe_tokens: int = 0
+    actuator: str | None = None
+    degraded: bool = False
+    extra_calls: int = 0
+    prefill_tokens: int | None = 0
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row: dict[str, Any] = dump(self)
+        idle = self.actuator is None and not self.extra_calls
+        return {k: v for k, v in row.items() if k not in _ACTED} if idle else row
 
 
 class BudgetState(Row):
@@ -222,11 +249,13 @@ class Outcome(Row):
         controls: Iterable[AppliedControl] = (),
         criterion: str | None = None,
         probe_tokens: int = 0,
+        acted: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Self:
         """Build the outcome of a decision from the values that travel along a call.
 
         Args:
+            acted: How thinking was ended and what that cost: fields of the stop row, by name.
             decision: Gives policy, certificate, fallback and the decision itself; ``fields`` override it.
             fields: Any other field of the row, by name.
 
@@ -244,7 +273,7 @@ class Outcome(Row):
             "controls": tuple(ControlRow.of(control) for control in controls),
             "usage": UsageRow() if usage is None else UsageRow.of(usage),
             "timing": TimingRow(decide_us=decision.decide_us) if timing is None else TimingRow.of(timing),
-            "stop": StopRow(reason=stop, criterion=criterion, probe_tokens=probe_tokens),
+            "stop": StopRow(reason=stop, criterion=criterion, probe_tokens=probe_tokens, **(acted or {})),
             "answered": answered,
         }
         return cls(**{**given, **fields})
@@ -381,6 +410,8 @@ def _ended(outcome: Outcome) -> str:
     said = _ENDINGS.get(outcome.stop.reason, f"thinking ended by {outcome.stop.reason}")
     if outcome.stop.criterion:
         said += f" [{outcome.stop.criterion}]"
+    if outcome.stop.actuator:
+        said += f" by {outcome.stop.actuator}"
     tokens = outcome.usage.reasoning_tokens
     if tokens is None:
         return f"{said}, reasoning tokens unknown"
@@ -389,6 +420,10 @@ def _ended(outcome: Outcome) -> str:
 
 
 _ATTRIBUTE = "_budgetctl_outcome"
+
+MESSAGE_KEY = "budgetctl"
+"""Key in the ``response_metadata`` of a LangChain message: its outcome, where no identity would outlive
+checkpoints."""
 
 # Found by identity, so that nothing is written into the objects of users; the finalizer removes an entry
 # before its id is used again.
@@ -425,6 +460,10 @@ def outcome(obj: object) -> Outcome:
         found = known if reference() is obj else None
     if found is None:
         found = getattr(obj, "outcome", None)
+    if found is None:
+        metadata = getattr(obj, "response_metadata", None)
+        noted = metadata.get(MESSAGE_KEY) if isinstance(metadata, Mapping) else None
+        found = None if noted is None else Outcome.read(noted)
     if isinstance(found, Outcome):
         return found
     raise LookupError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from budgetctl.errors import brief
@@ -46,6 +46,25 @@ class OuterCall:
         ours = {k for k, v in params.items() if k in self.injected and _same(self.injected[k], v)}
         kept = {k: v for k, v in params.items() if k not in ours}
         return kept | {k: self.replaced[k] for k in ours if k in self.replaced}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acted:
+    """How thinking was really ended, and what that cost.
+
+    Attributes:
+        actuator: ``engine_cap``, ``live_end``, or the ending of the capability table that wrote the answer;
+            None where the model ended its thinking itself, or nothing of ours did.
+        degraded: The answer does not go on from the model's own thought, so it comes from another
+            distribution than the one that was asked.
+        extra_calls: Requests beyond the first.
+        prefill_tokens: Prompt tokens of those; None where one was not reported.
+    """
+
+    actuator: str | None = None
+    degraded: bool = False
+    extra_calls: int = 0
+    prefill_tokens: int | None = 0
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -113,6 +132,8 @@ class Session:
         stop: StopReason,
         answered: bool,
         criterion: str | None = None,
+        probe_tokens: int = 0,
+        acted: Acted | None = None,
         fallback: str | None = None,
         controls: Sequence[AppliedControl] | None = None,
         measured: Timing | None = None,
@@ -127,6 +148,8 @@ class Session:
             stop: Why thinking ended.
             answered: The caller got an answer.
             criterion: Name of the criterion that ended thinking, if one did.
+            probe_tokens: Tokens that were generated to see whether to stop.
+            acted: How thinking was ended, where that is known.
             fallback: What went wrong on the way and what was done instead.
             controls: The controls that really acted, if they differ from those that were sent.
             measured: Times of the response itself, from which the speed is learned, if they differ from
@@ -141,6 +164,8 @@ class Session:
                 stop=stop,
                 answered=answered,
                 criterion=criterion,
+                probe_tokens=probe_tokens,
+                acted=acted or Acted(),
                 fallback=fallback,
                 controls=self.controls if controls is None else tuple(controls),
             )
@@ -195,6 +220,8 @@ class Session:
         stop: StopReason,
         answered: bool,
         criterion: str | None,
+        probe_tokens: int,
+        acted: Acted,
         fallback: str | None,
         controls: tuple[AppliedControl, ...],
     ) -> Outcome:
@@ -212,6 +239,8 @@ class Session:
             timing=replace(timing, decide_us=self.decision.decide_us),
             controls=controls,
             criterion=criterion,
+            probe_tokens=probe_tokens,
+            acted=asdict(acted),
             route=next((c.route for c in reversed(self._controllers) if c.route is not None), None),
             query_hash=query_hash(self.query.text),
             features=self.controller.features(self.query) if kept else {},

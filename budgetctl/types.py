@@ -403,12 +403,16 @@ class Trial:
     """What a model answers when it is made to in the middle of its thinking.
 
     Attributes:
-        confidence: Probability of the answer among the valid ones, in [0, 1].
-        mass: Probability that falls on any valid answer at all, in [0, 1].
+        confidence: Probability of the answer among the valid ones, in [0, 1]. Where nobody says which
+            answers are valid: the geometric mean of its tokens' probabilities.
+        mass: Probability that falls on any valid answer at all, in [0, 1]. Where nobody says which answers
+            are valid: 1 for an answer that came to its end, 0 for one that did not.
+        answer: Its text; None where it was not kept, or did not come to its end.
     """
 
     confidence: float
     mass: float
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,7 +425,13 @@ class Progress:
         elapsed_s: Seconds since the call was sent.
         s_per_token: Live seconds per token of this stream; None until measured.
         at_boundary: The last delta ended a sentence or a line, outside code and formulas.
-        trial: The latest trial answer; None before the first, and where nobody asks for any.
+        trial: The trial answer that has just come; None where nobody asked for one at this point.
+        close_margin: How much the model prefers its likeliest next token to the end of its thinking, in nats:
+            ``logp(likeliest) - logp(end of thinking)``. None where the engine does not show it.
+        token_confidence: Mean negative log-probability of the 20 likeliest next tokens, in nats; the higher,
+            the surer. None likewise.
+        entropy_after: Entropy of the token that would follow if the thought were closed here, in nats. None
+            where nobody asked for it at this point.
     """
 
     reasoning_tokens: int
@@ -430,6 +440,9 @@ class Progress:
     s_per_token: float | None = None
     at_boundary: bool = False
     trial: Trial | None = None
+    close_margin: float | None = None
+    token_confidence: float | None = None
+    entropy_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

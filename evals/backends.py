@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetctl.evals import pocket
 from budgetctl.evals.live import LiveQuestion, Suite
@@ -22,7 +22,11 @@ from budgetctl.evals.results import Result
 from budgetctl.capabilities import Table, guess_endpoint
 from budgetctl.errors import AnswerTruncated, EvalError
 from budgetctl.policy import Situation
+from budgetctl.stopping import Trials
 from budgetctl.types import Budget, Usage
+
+if TYPE_CHECKING:
+    from budgetctl.integrations.transformers import Generation
 
 CONCURRENCY = 4
 POCKET = "pocket"
@@ -39,6 +43,9 @@ POCKET_POLICIES = (
     "quantile:0.99",
     "auto",
 )
+
+POCKET_TRIALS = Trials(cue="The answer is", until=".", tokens=4, every=16)
+"""How the pocket reasoner is asked for a trial answer: in its own words, which leave a number or a word."""
 
 Grader = Callable[[str, Mapping[str, Any]], bool]
 """Takes the answer and the question's line of the suite file; returns whether the answer is right."""
@@ -69,15 +76,22 @@ class PocketBackend:
 
     Args:
         folder: Another trained copy than the shipped one.
+        presets: Other soft criteria for the stop presets, as tables (see :func:`budgetctl.stopping.soft`).
     """
 
-    def __init__(self, *, folder: Path | None = None) -> None:
+    def __init__(
+        self, *, folder: Path | None = None, presets: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self.model = pocket.NAME
         self.facts = Table.load().lookup(pocket.NAME, "in-process").facts()
         weights = (folder or pocket.path()) / "model.safetensors"
         if not weights.exists():
             raise EvalError(f"{weights}: the pocket reasoner's weights are missing from this installation")
-        self.settings: Mapping[str, Any] = {"weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}
+        self.settings: Mapping[str, Any] = {
+            "weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            **({"presets": dict(presets)} if presets else {}),
+        }
+        self._presets = presets
         self._network, self._tokenizer = pocket.load(folder=folder)
 
     def generate(self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget]) -> list[Result]:
@@ -91,23 +105,27 @@ class PocketBackend:
                 budgets=budgets,
                 batch_size=len(questions),
                 close_text=pocket.CLOSE_TEXT,
+                trials=POCKET_TRIALS,
+                presets=self._presets,
                 do_sample=False,
             )
-        return [
-            Result(
-                question_id=question.id,
-                correct=pocket.grade(reply.answer, question.raw),
-                answered=bool(reply.answer.strip()),
-                answer=reply.answer.strip(),
-                stop=str(reply.stop),
-                reasoning_tokens=reply.usage.reasoning_tokens,
-                output_tokens=output_tokens(reply.usage),
-                ttfo_s=reply.timing.ttfo_s,
-                e2e_s=reply.timing.e2e_s,
-                budget=budget,
-            )
-            for question, budget, reply in zip(questions, budgets, replies, strict=True)
-        ]
+        return [self._result(*one) for one in zip(questions, budgets, replies, strict=True)]
+
+    def _result(self, question: LiveQuestion, budget: Budget, reply: Generation) -> Result:
+        usage, probes = reply.usage, reply.probe_tokens
+        return Result(
+            question_id=question.id,
+            correct=pocket.grade(reply.answer, question.raw),
+            answered=bool(reply.answer.strip()),
+            answer=reply.answer.strip(),
+            stop=str(reply.stop),
+            reasoning_tokens=None if usage.reasoning_tokens is None else usage.reasoning_tokens + probes,
+            probe_tokens=probes,
+            output_tokens=None if usage.output_tokens is None else usage.output_tokens + probes,
+            ttfo_s=reply.timing.ttfo_s,
+            e2e_s=reply.timing.e2e_s,
+            budget=budget,
+        )
 
 
 def pocket_suite(*, limit: int, seed: int = 0) -> Suite:

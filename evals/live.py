@@ -84,9 +84,11 @@ class Suite:
 
 
 class LiveRow(CubeRow):
-    """A cube row that also says under which policy it was made."""
+    """A cube row that also says under which policy it was made, and with which stop preset."""
 
     policy: str
+    preset: str = "safe"
+    probe_tokens: int = 0
     answered: bool = True
     stop: str | None = None
     notes: tuple[str, ...] = ()
@@ -103,11 +105,12 @@ class LiveRow(CubeRow):
             answer=self.answer,
             stop=self.stop,
             reasoning_tokens=self.reasoning_tokens,
+            probe_tokens=self.probe_tokens,
             output_tokens=self.output_tokens,
             ttfo_s=self.ttfo_s,
             e2e_s=self.e2e_s,
             cost_usd=self.cost_usd,
-            budget=budget,
+            budget=replace(budget, stop=self.preset),
             notes=self.notes,
         )
 
@@ -230,6 +233,7 @@ class LiveRun:
             model=self.suite.backend.model,
             budget=CubeBudget.of(result.budget),
             reasoning_tokens=result.reasoning_tokens,
+            probe_tokens=result.probe_tokens,
             output_tokens=result.output_tokens,
             answer=result.answer,
             correct=result.correct,
@@ -238,6 +242,7 @@ class LiveRun:
             cost_usd=result.cost_usd,
             cluster=question.cluster,
             policy=policy,
+            preset=result.budget.stop,
             answered=result.answered,
             stop=result.stop,
             notes=result.notes,

@@ -267,7 +267,7 @@ def stopped(trace: Trace, result: Result, *, pace: Pace) -> Result:
     """
     if result.budget.stop not in WITH_TRIALS or result.reasoning_tokens is None:
         return result
-    criterion, spent = preset(result.budget.stop), 0
+    criterion, spent = preset(result.budget.stop, cap=result.budget.reasoning_tokens), 0
     for at, row in points(trace, result):
         trial = _trial(row)
         if trial is None:

@@ -121,8 +121,34 @@ def test_a_missing_file_is_an_error(tmp_path: Path):
         Table.load(tmp_path / "nowhere.toml")
 
 
+def test_one_way_of_continuing_is_a_list_of_one_and_the_order_is_kept(tmp_path: Path):
+    path = tmp_path / "own.toml"
+    head = '[[row]]\nmodels = ["{}"]\nendpoints = ["vllm"]\nsource = "me"\ncontinuation = {}\n'
+    path.write_text(head.format("a", '"chat"') + head.format("b", '["chat", "raw_completions", "reask"]'))
+    rows = Table.load(path)
+    assert rows.lookup("a", "vllm").continuation == ("chat",)
+    assert rows.lookup("b", "vllm").continuation == ("chat", "raw_completions", "reask")
+    path.write_text(head.format("a", '["shout"]'))
+    with pytest.raises(ConfigError, match="'raw_completions', 'chat' or 'reask'"):
+        Table.load(path)
+    path.write_text(head.format("a", "[]"))
+    with pytest.raises(ConfigError, match="continuation"):
+        Table.load(path)
+
+
+def test_only_llama_cpp_ends_a_thought_live(table: Table):
+    live = {endpoint for row in table.rows if row.live_end for endpoint in row.endpoints}
+    assert live == {"llama.cpp"}
+
+
 def test_controls_that_do_not_work_are_left_out(table: Table):
     qwen = table.lookup("Qwen3-8B", "vllm")
+    assert qwen.continuation == ("raw_completions", "chat", "reask")
+    assert qwen.without(frozenset({"raw_completions"})).continuation == ("chat", "reask")
+    assert qwen.without(frozenset({"raw_completions", "chat", "reask"})).continuation is None
+    llama = table.lookup("Qwen3-8B", "llama.cpp")
+    assert not llama.without(frozenset({"reasoning_control"})).live_end
+    assert llama.without(frozenset({"raw_completions"})).stoppable
     assert qwen.without(frozenset({"thinking_token_budget"})).cap is None
     assert qwen.without(frozenset({"thinking_token_budget"})).off == qwen.off
     assert qwen.without(frozenset({"abort_continue"})).continuation is None

@@ -23,6 +23,8 @@ DEADLINE = "deadline"
 """Control of ours: thinking is closed when only the time for the answer is left."""
 STOP = "stop"
 """Control of ours: the stop preset's criteria may close the thinking."""
+LIVE_END = "reasoning_control"
+"""Parameter by which a call asks that its thinking can be ended from outside, while it runs (llama.cpp)."""
 OURS = frozenset({ABORT_CONTINUE, DEADLINE, STOP})
 
 EFFORT_FOR_CAP = ((512, "minimal"), (2048, "low"))
@@ -149,10 +151,10 @@ def render(
     """Write ``budget`` into ``params`` as far as ``capability`` carries it.
 
     Args:
-        live: The caller of this function watches the stream and can close it and continue.
+        live: The caller of this function watches the stream and can end its thinking.
     """
     writer = Writer(dialect=dialect, capability=capability, params=dict(params), caller_values=caller_values)
-    live = live and capability.continuation is not None and steerable(params)
+    live = live and capability.stoppable and steerable(params)
     asked = [path for path in THINKING if writer.get(path) is not None]
     limits = [name for name in dialect.limits if writer.get(name) is not None]
     if caller_values == "pin":
@@ -307,8 +309,17 @@ def _watch(writer: Writer, budget: Budget, *, live: bool) -> None:
             writer.unsupported.append("deadline")
     if budget.stop in WITH_TRIALS:  # no endpoint is asked for any
         writer.unsupported.append(TrialAnswer.name)
-    if budget.stop != "none" and writer.capability.continuation is not None:
+    if budget.stop != "none" and writer.capability.stoppable:
         writer.act(STOP, without_trials(budget.stop), "hard" if live else "none")
+    if live and writer.capability.live_end and _watched(writer):
+        writer.put(LIVE_END, True, "hard")
+
+
+def _watched(writer: Writer) -> bool:
+    """Whether someone will watch a stream: the caller wants one, or a control makes us read one."""
+    acting = {c.name for c in writer.controls if c.strength == "hard"}
+    streamed = bool(writer.get("stream")) and STOP in acting
+    return streamed or bool(acting & {ABORT_CONTINUE, DEADLINE})
 
 
 def _carries(writer: Writer, parameters: Mapping[str, Any]) -> bool:

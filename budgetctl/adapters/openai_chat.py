@@ -34,6 +34,6 @@ def render(
         capability: What the model can do.
         params: The call's own parameters; only read.
         caller_values: ``pin`` leaves what the caller set alone; ``ceiling`` may go below it, never above.
-        live: Whoever renders also watches the stream and can close it and continue.
+        live: Whoever renders also watches the stream and can end its thinking.
     """
     return _render(DIALECT, budget, capability, params, caller_values=caller_values, live=live)

@@ -63,6 +63,7 @@ def read_text(text: str) -> str:
 
 def _embedded(text: str, controller: budgetctl.Controller) -> tuple[str, Outcome]:
     from budgetctl.evals import pocket
+    from budgetctl.evals.backends import POCKET_TRIALS
     from budgetctl.integrations.transformers import generate
 
     model, tokenizer = pocket.load()
@@ -73,6 +74,7 @@ def _embedded(text: str, controller: budgetctl.Controller) -> tuple[str, Outcome
         [messages],
         controller=controller,
         close_text=pocket.CLOSE_TEXT,
+        trials=POCKET_TRIALS,
     )
     return generation.answer, budgetctl.outcome(generation)
 

@@ -3,11 +3,22 @@
 from budgetctl.engine.chat import ChatCall
 from budgetctl.engine.chunks import Codec
 from budgetctl.engine.continuation import Continuation, chatml
-from budgetctl.engine.effects import CallerClosed, Close, Effect, Emit, Machine, Receive, Send
+from budgetctl.engine.effects import (
+    SILENT,
+    CallerClosed,
+    Close,
+    Effect,
+    Emit,
+    Machine,
+    Receive,
+    Send,
+)
+from budgetctl.engine.endings import Ending, endings
 from budgetctl.engine.passing import PassingCall
 from budgetctl.engine.transcript import Counter, Transcript
 
 __all__ = [
+    "SILENT",
     "CallerClosed",
     "ChatCall",
     "Close",
@@ -16,10 +27,12 @@ __all__ = [
     "Counter",
     "Effect",
     "Emit",
+    "Ending",
     "Machine",
     "PassingCall",
     "Receive",
     "Send",
     "Transcript",
     "chatml",
+    "endings",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from budgetctl.capabilities import Capability
 from budgetctl.channels import REASONING_FIELDS
 from budgetctl.types import Usage
 
@@ -92,11 +93,14 @@ class Assembler:
         self._finish: str | None = None
         self._usage: Any = None
 
-    def seed(self, completion: Mapping[str, Any]) -> None:
-        """Start from a completion that came whole."""
+    def seed(self, completion: Mapping[str, Any], *, thoughts_only: bool = False) -> None:
+        """Start from a completion that came whole, or only from what it thought."""
         self._labels(completion)
-        choice = (completion.get("choices") or [{}])[0]
-        self._message = dict(choice.get("message") or self._message)
+        message = dict(delta_of(completion) or self._message)
+        if thoughts_only:
+            message = {k: v for k, v in message.items() if k == "role" or k in REASONING_FIELDS}
+            message["content"] = None
+        self._message = message
 
     def add(self, body: Mapping[str, Any]) -> None:
         """Take one chunk."""
@@ -165,6 +169,14 @@ def usage_body(usage: Usage, *, prompt: int | None) -> dict[str, Any]:
     }
 
 
+def asked(params: Mapping[str, Any], capability: Capability) -> dict[str, Any]:
+    """Return parameters for a stream that we read ourselves, its usage asked for where that is needed."""
+    body = {**params, "stream": True}
+    if capability.stream_usage == "include_usage":
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
 def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a chunk of a raw completion in the form of a chat chunk."""
     choices = [
@@ -172,6 +184,14 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
         for c in (body.get("choices") or ())[:1]
     ]
     return {"choices": choices, "usage": body.get("usage")}
+
+
+def with_content(body: Mapping[str, Any], content: str, **more: Any) -> dict[str, Any]:
+    """Return a copy of a chunk or completion whose first choice says ``content``, and ``more`` beside it."""
+    first, *others = body["choices"]
+    key = "delta" if first.get("delta") else "message" if first.get("message") else "delta"
+    said = {**(first.get(key) or {}), "content": content, **more}
+    return {**body, "choices": [{**first, key: said}, *others]}
 
 
 def delta_of(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ class Continuation:
         render_prompt: RenderPrompt | None = None,
     ) -> bool:
         """Whether thoughts of a call with these messages can be continued."""
-        if capability.continuation is None or not isinstance(messages, Sequence):
+        if "raw_completions" not in (capability.continuation or ()) or not isinstance(messages, Sequence):
             return False
         if render_prompt is not None:
             return True
@@ -73,8 +73,7 @@ class Continuation:
         head = self._render(self._messages)
         if not head.rstrip().endswith(capability.open_tag):
             head += capability.open_text
-        thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(thoughts))
-        return head + thought + capability.close_text + cue
+        return head + closed(thoughts, capability) + cue
 
     def params(
         self, own: Mapping[str, Any], prompt: str, *, used: int, reserve: int | None
@@ -90,13 +89,20 @@ class Continuation:
         extra = own.get("extra_body")
         flat = {**own, **extra} if isinstance(extra, Mapping) else own
         body = {key: flat[key] for key in _CARRIED if flat.get(key) is not None}
-        limit = output_limit(flat)
-        rest = ANSWER_LIMIT if limit is None else limit - used
-        return {
-            **body,
-            "prompt": prompt,
-            "max_tokens": max(rest, min(reserve or 1, limit or ANSWER_LIMIT), 1),
-        }
+        limit = answer_limit(flat, used=used, reserve=reserve)
+        return {**body, "prompt": prompt, "max_tokens": ANSWER_LIMIT if limit is None else limit}
+
+
+def closed(thoughts: Sequence[str], capability: Capability) -> str:
+    """Return every thought in one, and what ends it."""
+    thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(thoughts))
+    return thought + capability.close_text
+
+
+def answer_limit(params: Mapping[str, Any], *, used: int, reserve: int | None) -> int | None:
+    """Return what is left of the output limit of a chat call, at least the reserve; None without a limit."""
+    limit = output_limit(params)
+    return None if limit is None else max(limit - used, min(reserve or 1, limit), 1)
 
 
 def output_limit(params: Mapping[str, Any]) -> int | None:

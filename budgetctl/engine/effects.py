@@ -2,7 +2,7 @@
 
     effect                  the shell answers with
     Send(path, params)      a handle to the response stream, or the whole response when stream is False
-    Receive(handle)         the next chunk, or None at the end of the stream
+    Receive(handle)         the next chunk, or None at the end of the stream; SILENT when none came in time
     Close(handle)           nothing; closing twice is allowed and never fails
     Emit(item)              nothing, once the consumer wants the next one
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 
@@ -27,9 +28,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for the next chunk of a stream."""
+    """Wait for the next chunk of a stream, ``within`` so many seconds; None: as long as the client waits."""
 
     handle: Any
+    within: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,15 @@ Effect = Send | Receive | Close | Emit
 Machine = Generator[Effect, Any, None]
 
 
+class Silent(Enum):
+    """What a machine is told when no chunk came within the time it gave. The stream is of no more use."""
+
+    SILENT = "silent"
+
+
+SILENT = Silent.SILENT
+
+
 class CallerClosed(BaseException):
     """Thrown into a machine when the consumer wants no more; the machine closes what it has open.
 
@@ -57,11 +68,22 @@ class CallerClosed(BaseException):
     """
 
 
-def read(handle: Any, take: Callable[[Any], Generator[Effect, Any, object]]) -> Machine:
-    """Give every chunk of a stream to ``take`` until it returns true, and close the stream in any case."""
+def read(
+    handle: Any,
+    take: Callable[[Any], Generator[Effect, Any, object]],
+    *,
+    patience: Callable[[], float | None] = lambda: None,
+) -> Machine:
+    """Give every chunk of a stream to ``take`` until it returns true, and close the stream in any case.
+
+    Args:
+        handle: The stream.
+        take: Gets the chunks, and at last SILENT when the stream has kept silent for too long.
+        patience: Seconds that the next chunk may take; None is as long as the client waits.
+    """
     try:
-        while (chunk := (yield Receive(handle))) is not None:
-            if (yield from take(chunk)):
+        while (chunk := (yield Receive(handle, patience()))) is not None:
+            if (yield from take(chunk)) or chunk is SILENT:
                 break
     except GeneratorExit:  # the shell is gone and takes its streams with it
         raise

@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from budgetctl.capabilities import Capability
+from budgetctl.channels import ChatChannels
 from budgetctl.engine.transcript import Counter, Transcript
 from budgetctl.types import Timing, Usage
 
+if TYPE_CHECKING:
+    from budgetctl.session import Session
+
 
 class Ledger:
-    """Adds up the transcripts of a call.
+    """Keeps and adds up the transcripts of a call.
 
     Attributes:
         first: The transcript of the first response.
+        current: That of the one that is being heard.
     """
 
-    def __init__(self, first: Transcript, *, capability: Capability, counter: Counter | None) -> None:
-        self.first = first
-        self._transcripts = [first]
-        self._continued: Transcript | None = None
-        self._capability = capability
+    def __init__(self, session: Session, *, counter: Counter | None) -> None:
+        self._session = session
+        self._capability = session.capability
         self._counter = counter
+        self._continued: Transcript | None = None
+        self.first = self.current = self._listen()
+        self._transcripts = [self.first]
 
     @property
     def answered(self) -> bool:
         """Whether any response brought an answer."""
         return not all(t.empty for t in self._transcripts)
 
-    def add(self, transcript: Transcript, *, raw: bool) -> None:
-        """Add another response; ``raw``: it continues the first one's thought."""
-        self._transcripts.append(transcript)
+    def begin(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
+        """Begin another response and return its transcript.
+
+        Args:
+            raw: It goes on from the first one's thought, which is closed.
+            untagged: It begins in a thought, without the opening tag.
+        """
+        self.current = self._listen(raw=raw, untagged=untagged)
+        self._transcripts.append(self.current)
         if raw and self._continued is None:
-            self._continued = transcript
+            self._continued = self.current
+        return self.current
+
+    def _listen(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
+        capability = self._capability
+        channels = ChatChannels(
+            open_tag=capability.open_tag,
+            close_tag=capability.close_tag,
+            starts_in_think=untagged or (capability.starts_in_think and not raw),
+        )
+        return Transcript(
+            channels, clock=self._session.clock, started=self._session.started, counter=self._counter
+        )
 
     def usages(self) -> list[Usage]:
         """Return the usage of every response that was heard, the first one's always first.
@@ -61,6 +85,11 @@ class Ledger:
         for usage in others:
             first += usage
         return first
+
+    def prefilled(self) -> int | None:
+        """Return the prompt tokens of all responses but the first; None where one was not reported."""
+        counts = [usage.prompt_tokens for usage in self.usages()[1:]]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def timing(self) -> Timing:
         """Return the times at which the tokens of the responses came."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 REFUSED = (400, 422)
 """Statuses by which a server refuses parameters."""
 
+MISSING = (400, 404, 405, 422, 501)
+"""Statuses by which a server says that it has not what was asked for."""
+
 OnBroken = Callable[[frozenset[str]], None]
 """Told the names of controls that an endpoint refused or ignored."""
 

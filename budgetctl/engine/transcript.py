@@ -71,11 +71,13 @@ class Transcript:
         self._started = started
         self._counter = counter
         self._boundaries = Boundaries()
+        self._at_boundary = False
         self._recent = ""
         self._first: float | None = None
         self._first_answer: float | None = None
         self._last: float | None = None
         self._answer_tokens = 0
+        self._tool_tokens = 0
         # Lists: a thought may have a hundred thousand deltas, and adding to a string copies it.
         self._reasoning: list[str] = []
         self._answer: list[str] = []
@@ -158,9 +160,9 @@ class Transcript:
         return Progress(
             reasoning_tokens=self.reasoning_tokens,
             reasoning=self._recent,
-            elapsed_s=self._clock() - self._started,
-            s_per_token=self._pace(),
-            at_boundary=self._boundaries.at_boundary,
+            elapsed_s=self.elapsed_s,
+            s_per_token=self.pace,
+            at_boundary=self._at_boundary,
         )
 
     def usage(self, *, visible: bool) -> Usage:
@@ -187,7 +189,7 @@ class Transcript:
 
     def timing(self) -> Timing:
         """Return the seconds until the first token, the first answer token and now."""
-        return Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=self._clock() - self._started)
+        return Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=self.elapsed_s)
 
     @property
     def heard(self) -> bool:
@@ -203,6 +205,7 @@ class Transcript:
         thought, answered = self.reasoning_tokens, self._answer_tokens
         if self._counter is not None:
             thought, answered = self._counter(self.reasoning), self._counter(self.answer)
+        answered += self._tool_tokens
         if output is None:
             return thought, answered
         if self._counter is None and thought + answered > 0:
@@ -212,13 +215,13 @@ class Transcript:
         return thought, output - thought
 
     def _take(self, event: Event) -> None:
-        now = self._clock() - self._started
+        now = self.elapsed_s
         if self._first is None and (event.text or event.kind == "tool"):
             self._first = now
         if event.kind == "reasoning" and event.text:
             self._reasoning.append(event.text)
             self._recent = (self._recent + event.text)[-WINDOW:]
-            self._boundaries.feed(event.text)
+            self._at_boundary = self._boundaries.feed(event.text)
             self.reasoning_tokens += self._count(event.text)
             self._last = now
         elif event.kind == "answer":
@@ -228,6 +231,7 @@ class Transcript:
                 self._answered, self._first_answer = True, now
         elif event.kind == "tool":
             self.called = True
+            self._tool_tokens += self._count(event.text) if event.text else 0
             self._first_answer = now if self._first_answer is None else self._first_answer
         elif event.kind == "reclassify":
             self._recent = (self._recent + self.answer)[-WINDOW:]
@@ -244,7 +248,14 @@ class Transcript:
             return self._counter(text)
         return 1 if len(text) <= _SHORT else round(len(text) / 4)
 
-    def _pace(self) -> float | None:
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the call was sent."""
+        return self._clock() - self._started
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per token of this thought; None until it is measured."""
         if self._first is None or self._last is None or self.reasoning_tokens < _MEASURED_FROM:
             return None
         return (self._last - self._first) / (self.reasoning_tokens - 1)

@@ -1,7 +1,8 @@
 """Row-wise thinking budgets inside ``model.generate``, as tensor operations only.
 
-Every decision of a decode step is made on the device the scores live on: nothing is read back, so the
-host never waits for the accelerator because of a budget.
+Every decision about caps, deadlines and loops is made on the device the scores live on: nothing is read
+back, so the host never waits for the accelerator because of a budget. Soft criteria look from outside
+(``_watch``); a batch without any does not pay for them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,16 @@ from budgetctl.types import Budget, StopReason
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from budgetctl.integrations._watch import Watch
+
 TRANSITION = "\n\nTime to answer based on the reasoning so far.\n"
-REASONS = (StopReason.NATURAL, StopReason.CAP, StopReason.DEADLINE, StopReason.LOOP)
+REASONS = (
+    StopReason.NATURAL,
+    StopReason.CAP,
+    StopReason.DEADLINE,
+    StopReason.LOOP,
+    StopReason.SETTLED,
+)
 CHECK_EVERY = 16
 """Steps between two looks at the deadline."""
 LOOPS_EVERY = 64
@@ -129,6 +138,7 @@ class RowBudgets:
         self._reason = torch.zeros_like(self._spent)
         self._at = torch.full_like(self._spent, -1)
         self._thinking = torch.zeros(len(rows), dtype=torch.bool)
+        self._boundary = torch.zeros_like(self._thinking)
         self._fenced = torch.zeros_like(self._thinking)
         self._formula = torch.zeros_like(self._thinking)
 
@@ -141,6 +151,22 @@ class RowBudgets:
     def answers_full(self) -> Tensor:
         """Bool per row: it has used up its answer tokens."""
         return self._answered >= self._answer_caps
+
+    @property
+    def standing(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per row: it is thinking freely; its last token ended a sentence or a line; tokens of thinking."""
+        return self._thinking & (self._at < 0), self._boundary, self._spent
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the start to the last step."""
+        return self.stamps[-1] - self.started if self.stamps else 0.0
+
+    @property
+    def s_per_token(self) -> float | None:
+        """Seconds per step so far; None before the second."""
+        steps = len(self.stamps)
+        return (self.stamps[-1] - self.stamps[0]) / (steps - 1) if steps > 1 else None
 
     def forced(self) -> tuple[Tensor, Tensor]:
         """Return which rows must take a given token next, and which token (any, where not forced)."""
@@ -188,8 +214,9 @@ class RowBudgets:
         boundary, fence, dollar, newline = self._flags[token].unbind(1)
         self._fenced = self._fenced ^ fence
         self._formula = (self._formula ^ dollar) & ~newline
+        self._boundary = boundary & ~self._fenced & ~self._formula
         self._check(ids)
-        self._decide(forced, boundary & ~self._fenced & ~self._formula)
+        self._decide(forced, self._boundary)
 
     def _decide(self, forced: Tensor, boundary: Tensor) -> None:
         """Set what the next token of each row is to be."""
@@ -202,12 +229,18 @@ class RowBudgets:
     def _check(self, ids: Tensor) -> None:
         steps = len(self.stamps)
         if self._has_deadlines and steps % CHECK_EVERY == 0:
-            elapsed = self.stamps[-1] - self.started
-            pace = (self.stamps[-1] - self.stamps[0]) / (steps - 1)
-            self._end(elapsed + self._reserves * pace >= self._deadlines, StopReason.DEADLINE)
+            left = self._reserves * (self.s_per_token or 0.0)
+            self._end(self.elapsed_s + left >= self._deadlines, StopReason.DEADLINE)
         if self._has_loops and steps % LOOPS_EVERY == 0 and steps >= _LOOP_TAIL:
             loops = _loops(ids[:, -_LOOP_TAIL:], self._periods)
             self._end(loops & self._watched, StopReason.LOOP)
+
+    def settle(self, rows: Tensor) -> None:
+        """Close the thinking of these rows from the next token on: a soft criterion found its evidence."""
+        self._end(rows, StopReason.SETTLED)
+        due = rows & self._thinking & (self._at < 0)
+        self._reason = torch.where(due, self._cause, self._reason)
+        self._at = torch.where(due, 0, self._at)
 
     def _end(self, rows: Tensor, reason: StopReason) -> None:
         """End the thinking of these rows at the next step, wherever they are in a sentence."""
@@ -227,7 +260,8 @@ class BudgetLogitsProcessor(LogitsProcessor):
     From the cap on a row may finish its sentence (10 % grace, outside code and formulas); then the closing
     text is forced, token by token. Deadlines are looked at every 16 steps, loops every 64; both end the
     thought at once. Rows whose budget is None stay untouched, and no token is ever banned. One object serves
-    one call of ``generate``, without beams or assisted decoding.
+    one call of ``generate``, without beams or assisted decoding. Presets that need trial answers act as
+    ``safe``: it takes the model to ask for any, which ``generate`` of this package has.
 
     Example:
         >>> budget = BudgetLogitsProcessor(tokenizer, [Budget(reasoning_tokens=256)])  # doctest: +SKIP
@@ -243,6 +277,7 @@ class BudgetLogitsProcessor(LogitsProcessor):
         close_tag: The tag after it, one token.
         clock: Seconds, monotonic.
         started: Time on ``clock`` from which deadlines count; None is now.
+        watch: Soft criteria of the rows; None where no row has any.
 
     Raises:
         ConfigError: A tag is not a single token, or the batch has another size than ``budgets``.
@@ -260,7 +295,9 @@ class BudgetLogitsProcessor(LogitsProcessor):
         close_tag: str = CLOSE_TAG,
         clock: Callable[[], float] = time.perf_counter,
         started: float | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.rows = RowBudgets(
             budgets,
             tables=token_tables(tokenizer, open_tag, close_tag),
@@ -272,6 +309,8 @@ class BudgetLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores with the rows that are being closed held to their next closing token."""
         self.rows.advance(input_ids, vocabulary=scores.shape[1])
+        if self.watch is not None:
+            self.watch.look(input_ids, scores, self.rows)
         forced, token = (t[:, None] for t in self.rows.forced())
         kept = scores.gather(1, token).masked_fill(forced, 0.0)
         return scores.masked_fill(forced, -math.inf).scatter_(1, token, kept)

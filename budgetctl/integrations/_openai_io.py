@@ -13,7 +13,8 @@ import anyio
 from openai import AsyncStream, BaseModel, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from budgetctl.engine import CallerClosed, Close, Effect, Emit, Machine, Receive, Send
+from budgetctl.engine import SILENT, CallerClosed, Close, Effect, Emit, Machine, Receive, Send
+from budgetctl.integrations._alarm import Alarm
 from budgetctl.outcomes import Outcome, attach
 
 _T = TypeVar("_T")
@@ -104,6 +105,7 @@ class SyncShell(_Shell):
     def __init__(self, call: Call, post: Callable[[Send], Any]) -> None:
         super().__init__(call)
         self._post = post
+        self._alarm = Alarm()
 
     def start(self) -> SyncShell:
         """Send the request, so that errors surface where the call was made."""
@@ -147,13 +149,30 @@ class SyncShell(_Shell):
                 if effect.stream and isinstance(value, Stream):
                     self._handles.append(value)
             elif isinstance(effect, Receive):
-                value = next(effect.handle, None)
+                value = self._receive(effect)
             elif isinstance(effect, Close):
                 with contextlib.suppress(Exception):
                     effect.handle.close()
         except BaseException as error:
             return self._step(error=error)
         return self._step(value)
+
+    def _receive(self, effect: Receive) -> Any:
+        if effect.within is None:
+            return next(effect.handle, None)
+        self._alarm.set(effect.handle, seconds=effect.within)
+        try:
+            value = next(effect.handle, None)
+        except Exception:
+            if self._alarm.rest():
+                return SILENT
+            raise
+        # A chunk that came with the bell is given up: nothing can come after it.
+        return SILENT if self._alarm.rest() else value
+
+    def _end(self, *carriers: Any) -> None:
+        self._alarm.close()
+        super()._end(*carriers)
 
 
 class AsyncShell(_Shell):
@@ -199,20 +218,27 @@ class AsyncShell(_Shell):
                 await handle.close()
 
     async def _perform(self, effect: Effect) -> Effect | None:
-        value = None
+        value: Any = None
         try:
             if isinstance(effect, Send):
                 value = await self._post(effect)
                 if effect.stream and isinstance(value, AsyncStream):
                     self._handles.append(value)
             elif isinstance(effect, Receive):
-                value = await anext(effect.handle, None)
+                value = await self._receive(effect)
             elif isinstance(effect, Close):
                 with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await effect.handle.close()
         except BaseException as error:
             return self._step(error=error)
         return self._step(value)
+
+    async def _receive(self, effect: Receive) -> Any:
+        if effect.within is None:
+            return await anext(effect.handle, None)
+        with anyio.move_on_after(effect.within):
+            return await anext(effect.handle, None)
+        return SILENT
 
 
 class BudgetedStream(Stream[_T], Generic[_T]):

@@ -27,10 +27,11 @@ from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, Rendered
 from budgetctl.capabilities import ENDPOINTS, Capability, guess_endpoint
 from budgetctl.channels import ChatChannels, ResponsesChannels
 from budgetctl.controller import Controller
-from budgetctl.engine import ChatCall, Continuation, Counter, PassingCall, Send, Transcript
-from budgetctl.engine.chat import CHAT
+from budgetctl.engine import ChatCall, Counter, Ending, PassingCall, Send, Transcript, endings
 from budgetctl.engine.continuation import COMPLETIONS, RenderPrompt
+from budgetctl.engine.endings import CHAT, cuts
 from budgetctl.engine.passing import RESPONSES
+from budgetctl.engine.stopper import CONTROL, CONTROL_TIMEOUT_S
 from budgetctl.errors import BudgetctlError, ConfigError
 from budgetctl.integrations._openai_io import (
     AsyncBudgetedStream,
@@ -44,7 +45,7 @@ from budgetctl.outcomes import Sink, attach
 from budgetctl.policy import Policy
 from budgetctl.session import Session
 from budgetctl.stopping import Criterion, monitor
-from budgetctl.types import CallerValues, Query
+from budgetctl.types import Budget, CallerValues, Query
 
 logger = logging.getLogger("budgetctl")
 
@@ -182,21 +183,24 @@ class _Request:
             codec=_CODEC,
             stream=self.stream,
             criterion=_criterion(session),
-            continuation=self._continuation(session),
+            endings=self._endings(session),
             counter=self.setup.counter,
             on_broken=self.mark,
         )
 
     def render(
-        self, budget: Any, capability: Capability, params: Mapping[str, Any], *, caller_values: CallerValues
+        self,
+        budget: Budget,
+        capability: Capability,
+        params: Mapping[str, Any],
+        *,
+        caller_values: CallerValues,
     ) -> Rendered:
         """Write the budget, leaving out what is known not to work here."""
         capability = capability.without(self.setup.broken.get(self._place, frozenset()))
         if not self.chat:
             return openai_responses.render(budget, capability, params, caller_values=caller_values)
-        live = not self.raw and Continuation.possible(
-            capability, self.messages, render_prompt=self.setup.render_prompt
-        )
+        live = not self.raw and (capability.live_end or bool(self._ways(budget, capability)))
         return openai_chat.render(budget, capability, params, caller_values=caller_values, live=live)
 
     def mark(self, names: frozenset[str]) -> None:
@@ -210,14 +214,19 @@ class _Request:
     def _place(self) -> tuple[str, str]:
         return (self.base_url, self.model)
 
-    def _continuation(self, session: Session) -> Continuation | None:
-        capability = session.capability.without(self.setup.broken.get(self._place, frozenset()))
-        render_prompt = self.setup.render_prompt
+    def _endings(self, session: Session) -> tuple[Ending, ...]:
         if not session.enforcing or not steerable(self.params):
-            return None
-        if not Continuation.possible(capability, self.messages, render_prompt=render_prompt):
-            return None
-        return Continuation(capability, self.messages, render_prompt=render_prompt)
+            return ()
+        capability = session.capability.without(self.setup.broken.get(self._place, frozenset()))
+        return self._ways(session.budget, capability)
+
+    def _ways(self, budget: Budget, capability: Capability) -> tuple[Ending, ...]:
+        return endings(
+            capability,
+            self.messages,
+            render_prompt=self.setup.render_prompt,
+            may_reask=cuts(budget, capability),
+        )
 
     def _passing(self, session: Session) -> PassingCall:
         channels = ChatChannels() if self.chat else ResponsesChannels()
@@ -322,6 +331,9 @@ class Wire:
         self._sent += 1
         if self._parse is not None:
             update["post_parser"] = NOT_GIVEN
+        if send.path == CONTROL:  # the thought runs on meanwhile: soon, or by another way
+            update |= {"max_retries": 0, "timeout": CONTROL_TIMEOUT_S}
+            return object, self._options.model_copy(update=update), None
         options = self._options.model_copy(update=update)
         if send.path == COMPLETIONS:
             return Completion, options, self._completion_cls

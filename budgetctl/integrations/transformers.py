@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from budgetctl.adapters.base import DEADLINE, STOP, Rendered, fit_cap
 from budgetctl.channels import CLOSE_TAG, OPEN_TAG
 from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids, token_tables
-from budgetctl.stopping import ANSWER_TOKENS, TrialAnswer
-from budgetctl.stopping.presets import WITH_TRIALS, without_trials
-from budgetctl.types import AppliedControl, Budget, CallerValues, Query, StopReason, Timing, Usage
+from budgetctl.integrations._probes import Prober, left_padded
+from budgetctl.integrations._watch import Watch
+from budgetctl.stopping import ANSWER_TOKENS, Preset, ProbeLedger, Trials, soft
+from budgetctl.types import AppliedControl, Budget, CallerValues, Evidence, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from budgetctl.outcomes import Outcome
     from budgetctl.session import Session
 
-__all__ = ["BudgetLogitsProcessor", "Generation", "generate"]
+__all__ = ["BudgetLogitsProcessor", "Generation", "Trials", "generate"]
 
 UNTOUCHED = Budget(stop="none")
 """A budget that asks for nothing: its row is generated as if budgetctl were not there."""
@@ -49,6 +48,10 @@ class Generation:
         timing: Seconds from the start of the row's batch.
         stop: Why thinking ended.
         recovered: The row ended without an answer and was continued once with its thinking closed.
+        criterion: Name of the criterion that ended thinking, if one did.
+        probe_tokens: Tokens that were generated to see whether to stop; they are not part of the usage.
+        prefilled_tokens: Tokens that were read again for it.
+        fallback: What went wrong on the way and what was done instead, if anything did.
         outcome: The record, where a controller decided.
     """
 
@@ -59,6 +62,10 @@ class Generation:
     timing: Timing
     stop: StopReason
     recovered: bool = False
+    criterion: str | None = None
+    probe_tokens: int = 0
+    prefilled_tokens: int = 0
+    fallback: str | None = None
     outcome: Outcome | None = None
 
 
@@ -74,15 +81,18 @@ def generate(
     close_text: str | None = None,
     open_tag: str = OPEN_TAG,
     close_tag: str = CLOSE_TAG,
+    trials: Trials | None = None,
+    presets: Mapping[str, Preset] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **generation: Any,
 ) -> list[Generation]:
     """Answer every conversation within its thinking budget, in batches.
 
     A budget of 0 switches thinking off in the prompt where the chat template can (``enable_thinking``), and
-    closes it as soon as it opens where not. The cap holds whatever the stop preset; ``safe`` also ends loops.
-    A row that ends without an answer is continued once with its thinking closed, for at most the answer
-    tokens of its budget. Rows with no budget (None, or one that asks for nothing) are left as they are.
+    closes it as soon as it opens where not. The cap holds whatever the stop preset; ``safe`` also ends loops;
+    ``balanced`` and ``aggressive`` ask the model for trial answers, at ends of sentences. A row that ends
+    without an answer is continued once with its thinking closed, for at most the answer tokens of its budget.
+    Rows with no budget (None, or one that asks for nothing) are left as they are.
 
     Args:
         model: A causal language model.
@@ -95,6 +105,9 @@ def generate(
         close_text: Text that ends a thought; None is a short transition, the closing tag, an empty line.
         open_tag: The tag before thinking, one token.
         close_tag: The tag after it, one token.
+        trials: How trial answers are asked for; None suits short final answers in a box.
+        presets: Other soft criteria for ``balanced`` and ``aggressive``
+            (see :func:`budgetctl.stopping.soft`).
         clock: Seconds, monotonic; a controller brings its own.
         **generation: Passed to ``model.generate`` (``do_sample``, ``temperature``, ...).
 
@@ -103,7 +116,8 @@ def generate(
         launched; where the device runs behind, they lead it by at most a step or two.
 
     Raises:
-        ConfigError: A thinking tag is not a single token of the tokenizer.
+        ConfigError: A thinking tag is not a single token of the tokenizer, or ``trials`` or ``presets`` name
+            what cannot be.
         ValueError: ``budgets`` and ``messages`` differ in length.
     """
     chats = [[{"role": "user", "content": m}] if isinstance(m, str) else [*m] for m in messages]
@@ -114,6 +128,8 @@ def generate(
         tokenizer=tokenizer,
         close_text=close_text,
         tags=(open_tag, close_tag),
+        trials=trials or Trials(),
+        presets=presets,
         max_new_tokens=max_new_tokens,
         clock=clock if controller is None else controller.clock,
         options=generation,
@@ -139,6 +155,9 @@ class _Row:
     ids: list[int]
     stamps: list[float]
     reason: StopReason
+    evidence: Evidence | None = None
+    probes: ProbeLedger | None = None
+    failure: str | None = None
     recovered: bool = False
 
 
@@ -150,6 +169,8 @@ class _Runner:
     tokenizer: Any
     close_text: str | None
     tags: tuple[str, str]
+    trials: Trials
+    presets: Mapping[str, Preset] | None
     max_new_tokens: int | None
     clock: Callable[[], float]
     options: Mapping[str, Any]
@@ -183,7 +204,26 @@ class _Runner:
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **switch)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _processor(self, budgets: Sequence[Budget], *, started: float) -> BudgetLogitsProcessor:
+    def _watch(self, budgets: Sequence[Budget], *, padding: Sequence[int]) -> Watch | None:
+        """Return the soft criteria of a batch; None where its budgets have none."""
+        criteria = [
+            None if b.off else soft(b.stop, cap=b.reasoning_tokens, presets=self.presets) for b in budgets
+        ]
+        if not any(criteria):
+            return None
+        prober = Prober(
+            self.model,
+            self.tokenizer,
+            self.trials,
+            close=close_ids(self.tokenizer, close_text=self.close_text, close_tag=self.tags[1]),
+            ends=self._eos_ids,
+            pad=self._pad_id,
+        )
+        return Watch(criteria, prober=prober, padding=padding, close_id=self._tag_ids[1])
+
+    def _processor(
+        self, budgets: Sequence[Budget], *, started: float, watch: Watch | None
+    ) -> BudgetLogitsProcessor:
         open_tag, close_tag = self.tags
         return BudgetLogitsProcessor(
             self.tokenizer,
@@ -193,6 +233,7 @@ class _Runner:
             close_tag=close_tag,
             clock=self.clock,
             started=started,
+            watch=watch,
         )
 
     def _decode(
@@ -205,25 +246,30 @@ class _Runner:
         **options: Any,
     ) -> list[_Row]:
         """Run ``model.generate`` once and return what each row generated."""
-        processor = self._processor(budgets, started=started)
-        width, pad = max(map(len, prompts)), self._pad_id
-        padded = [[pad] * (width - len(p)) + p for p in prompts]
-        seen = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        ids, seen = left_padded(prompts, pad=self._pad_id, device=self.model.device)
+        width = ids.shape[1]
+        watch = self._watch(budgets, padding=[width - len(prompt) for prompt in prompts])
+        processor = self._processor(budgets, started=started, watch=watch)
         out = self.model.generate(
-            input_ids=torch.tensor(padded, device=self.model.device),
-            attention_mask=torch.tensor(seen, device=self.model.device),
+            input_ids=ids,
+            attention_mask=seen,
             logits_processor=[processor],
             stopping_criteria=[processor.answer_limit()],
             max_new_tokens=self._output_limit(width, wanted=limit, budgets=budgets),
-            pad_token_id=pad,
+            pad_token_id=self._pad_id,
             **{**self.options, **options},
         )
         tokens = getattr(out, "sequences", out)[:, width:].tolist()
         rows = processor.rows
-        return [
+        done = [
             _Row(prompt=p, budget=b, ids=self._kept(ids), stamps=rows.stamps, reason=reason)
             for p, b, ids, reason in zip(prompts, budgets, tokens, rows.reasons, strict=True)
         ]
+        if watch is not None:
+            for i, row in enumerate(done):
+                row.evidence, row.probes = watch.evidence(i), watch.ledger(i)
+                row.failure = None if row.probes is None else watch.failure
+        return done
 
     def _output_limit(self, width: int, *, wanted: int | None, budgets: Sequence[Budget]) -> int:
         """Return the output limit of a batch: the caller's, else what context and recovery leave."""
@@ -261,6 +307,10 @@ class _Runner:
         answer = self._text([row.ids[i] for i in parts.answer]).strip()
         first = next((i for i in parts.answer if self._text([row.ids[i]]).strip()), None)
         stamps = [stamp - started for stamp in row.stamps]
+        stop, recovered = self._stop(row), row.recovered and bool(answer)
+        notes = [row.failure] if row.failure is not None else []
+        if recovered:
+            notes.append("empty answer: continued once with the thinking closed")
         return Generation(
             text=self._text(row.ids),
             reasoning=self._text([row.ids[i] for i in parts.reasoning]).strip(),
@@ -277,8 +327,12 @@ class _Runner:
                 ttfo_s=None if first is None else stamps[first],
                 e2e_s=stamps[len(row.ids) - 1],
             ),
-            stop=self._stop(row),
-            recovered=row.recovered and bool(answer),
+            stop=stop,
+            recovered=recovered,
+            criterion=_CRITERIA.get(stop) if row.evidence is None else row.evidence.criterion,
+            probe_tokens=row.probes.generated if row.probes is not None else 0,
+            prefilled_tokens=row.probes.prefilled if row.probes is not None else 0,
+            fallback="; ".join(notes) or None,
         )
 
     def _parts(self, row: _Row) -> _Parts:
@@ -372,9 +426,10 @@ def _finish(session: Session, done: Generation) -> Generation:
         usage=done.usage,
         timing=done.timing,
         stop=done.stop,
-        criterion=_CRITERIA.get(done.stop),
+        criterion=done.criterion,
+        probe_tokens=done.probe_tokens,
         answered=bool(done.answer),
-        fallback="empty answer: continued once with the thinking closed" if done.recovered else None,
+        fallback=done.fallback,
     )
     return replace(done, outcome=outcome)
 
@@ -403,13 +458,11 @@ def _renderer(runner: _Runner) -> Any:
         if budget.deadline_s is not None:
             controls.append((DEADLINE, budget.deadline_s))
         if budget.stop != "none":
-            controls.append((STOP, without_trials(budget.stop)))
-        efforts = () if budget.effort is None else (f"effort:{budget.effort}",)
-        trials = (TrialAnswer.name,) if budget.stop in WITH_TRIALS else ()
+            controls.append((STOP, budget.stop))
         return Rendered(
             params=dict(params),
             controls=tuple(AppliedControl(name=n, value=v, strength="hard") for n, v in controls),
-            unsupported=(*efforts, *trials),
+            unsupported=() if budget.effort is None else (f"effort:{budget.effort}",),
             pinned=tuple(params),
         )
 

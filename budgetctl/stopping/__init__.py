@@ -5,24 +5,41 @@ from __future__ import annotations
 from budgetctl.types import Budget
 
 from .boundary import Boundaries
-from .criteria import ANSWER_TOKENS, GRACE, AnyOf, Criterion, Deadline, ReasoningCap, with_grace
+from .compose import AllOf, AnyOf, Criterion, Signal
+from .criteria import ANSWER_TOKENS, GRACE, Deadline, ReasoningCap, with_grace
+from .guard import MIN_SHARE, MIN_THINK, Guarded
 from .loop import LoopStop
-from .presets import PRESETS, preset
-from .trial import TrialAnswer
+from .presets import PRESETS, Preset, preset, soft
+from .probes import ProbeLedger, Trials
+from .signals import CloseMargin, EntropyAfterThink, LowConfidence
+from .trial import AnswerAgreement, TrialAnswer
 
 __all__ = [
     "ANSWER_TOKENS",
     "GRACE",
+    "MIN_SHARE",
+    "MIN_THINK",
     "PRESETS",
+    "AllOf",
+    "AnswerAgreement",
     "AnyOf",
     "Boundaries",
+    "CloseMargin",
     "Criterion",
     "Deadline",
+    "EntropyAfterThink",
+    "Guarded",
     "LoopStop",
+    "LowConfidence",
+    "Preset",
+    "ProbeLedger",
     "ReasoningCap",
+    "Signal",
     "TrialAnswer",
+    "Trials",
     "monitor",
     "preset",
+    "soft",
     "with_grace",
 ]
 
@@ -38,4 +55,4 @@ def monitor(budget: Budget) -> Criterion:
     if budget.deadline_s is not None:
         reserve = ANSWER_TOKENS if budget.answer_tokens is None else budget.answer_tokens
         criteria.append(Deadline(budget.deadline_s, answer_tokens=reserve))
-    return AnyOf(*criteria, *preset(budget.stop).criteria)
+    return AnyOf(*criteria, *preset(budget.stop, cap=budget.reasoning_tokens).criteria)

@@ -1,58 +1,18 @@
-"""Criteria: what watches a running thought and says when it has gone on long enough.
-
-A criterion looks at the progress of one call and returns evidence, or None to let the model think on. It
-may keep state, so every call gets fresh ones. All criteria here are hard: one piece of evidence suffices.
-"""
+"""The limits of a budget as criteria: the cap and the deadline. Both are hard."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from budgetctl.types import Evidence, Progress, StopReason
+
+from .compose import Composable
 
 GRACE = 0.10
 ANSWER_TOKENS = 512
 
 
-class Criterion(Protocol):
-    """What users implement to stop thinking on their own terms."""
-
-    @property
-    def name(self) -> str:
-        """The name that outcomes record."""
-        ...
-
-    def observe(self, progress: Progress) -> Evidence | None:
-        """Return evidence to stop thinking now, or None."""
-
-
-class _Composable:
-    def __or__(self: Criterion, other: Criterion) -> AnyOf:
-        return AnyOf(self, other)
-
-
-class AnyOf(_Composable):
-    """Stop as soon as one of the criteria does: the first evidence, in the order given.
-
-    ``a | b`` builds the same. Without criteria it never stops.
-    """
-
-    def __init__(self, *criteria: Criterion) -> None:
-        self.criteria = criteria
-
-    @property
-    def name(self) -> str:
-        """The names of the parts, joined by ``|``."""
-        return "|".join(c.name for c in self.criteria)
-
-    def observe(self, progress: Progress) -> Evidence | None:
-        """Return the first evidence that any part gives."""
-        found = (c.observe(progress) for c in self.criteria)
-        return next((evidence for evidence in found if evidence is not None), None)
-
-
-class ReasoningCap(_Composable):
+class ReasoningCap(Composable):
     """Stop at ``tokens`` of thinking, or up to ``grace`` later at the end of a sentence.
 
     A thought that is cut in the middle of a sentence tends to go on in the answer; the extension window is
@@ -77,7 +37,7 @@ class ReasoningCap(_Composable):
         return None
 
 
-class Deadline(_Composable):
+class Deadline(Composable):
     """Stop when only the time to write the answer is left.
 
     ``elapsed + answer_tokens * s_per_token >= seconds``. Until the stream's pace is measured only

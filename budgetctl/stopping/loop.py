@@ -7,7 +7,7 @@ import zlib
 
 from budgetctl.types import Evidence, Progress, StopReason
 
-from .criteria import _Composable
+from .compose import Composable, Signal
 
 FIRST_CHECK = 256
 CHECK_EVERY = 16
@@ -24,7 +24,7 @@ _SENTENCE = re.compile(r"[.!?]\s+|\n+")
 _WORD = re.compile(r"\w+")
 
 
-class LoopStop(_Composable):
+class LoopStop(Composable):
     """Stop when the thinking repeats itself. Looks every 16 tokens, from token 256 on.
 
     Any of three signs will do: the last words are one pattern of 4 to 64 words, four times or more over at
@@ -41,6 +41,7 @@ class LoopStop(_Composable):
     """
 
     name = "loop"
+    needs: frozenset[Signal] = frozenset({"text"})
 
     def __init__(self) -> None:
         self._next = FIRST_CHECK

@@ -18,6 +18,7 @@ from budgetctl.types import Budget
 TABLE = Table.load()
 QWEN = TABLE.lookup("Qwen3-8B", "vllm")
 SERVED = TABLE.lookup("Qwen3-8B", "transformers-serve")
+LLAMA = TABLE.lookup("Qwen3-8B", "llama.cpp")
 GPT5 = TABLE.lookup("gpt-5", "openai")
 GPT51 = TABLE.lookup("gpt-5.1", "openai")
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -151,6 +152,24 @@ def test_what_acts_on_the_stream_is_named_only_where_someone_watches():
     blind = chat(budget, SERVED)
     assert "abort_continue" not in names(blind)
     assert set(blind.unsupported) == {"cap", "deadline"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "own", "asked"),
+    [
+        (Budget(), {"stream": True}, True),
+        (Budget(stop="none"), {"stream": True}, False),
+        (Budget(), {}, False),
+        (Budget(deadline_s=5), {}, True),
+        (Budget(deadline_s=5), {"tools": [{}]}, False),
+    ],
+)
+def test_a_live_end_is_asked_for_where_a_stream_is_watched(budget: Budget, own: dict[str, Any], asked: bool):
+    rendered = chat(budget, LLAMA, live=True, **own)
+    assert (names(rendered).get("reasoning_control") == "hard") is asked
+    assert ("reasoning_control" in rendered.params.get("extra_body", {})) is asked
+    assert "reasoning_control" not in names(chat(budget, LLAMA, **own)), "nobody watches"
+    assert "reasoning_control" not in names(chat(budget, SERVED, live=True, **own)), "no such server"
 
 
 @pytest.mark.parametrize(

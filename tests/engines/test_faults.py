@@ -6,6 +6,7 @@ error, no upstream is left open, and there is always an outcome. ``BUDGETCTL_FAU
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -23,10 +24,10 @@ from budgetctl.engine import (
     CallerClosed,
     ChatCall,
     Close,
-    Continuation,
     Emit,
     Receive,
     Send,
+    endings,
 )
 from budgetctl.errors import AnswerTruncated
 from budgetctl.stopping import monitor
@@ -36,7 +37,13 @@ from .upstream import Disconnected, Refused, Stream, Upstream
 
 CASES = int(os.environ.get("BUDGETCTL_FAULTS", "6000"))
 BLOCKS = 12
-MODELS = (("qwen3-8b", "vllm"), ("qwen3-8b", "transformers-serve"), ("qwq-32b", "vllm"))
+MODELS = (
+    ("qwen3-8b", "vllm"),
+    ("qwen3-8b", "transformers-serve"),
+    ("qwen3-8b", "llama.cpp"),
+    ("qwq-32b", "vllm"),
+    ("qwq-32b", "llama.cpp"),
+)
 MESSAGES = [{"role": "user", "content": "How many?"}]
 TABLE = Table.load()
 THOUGHT = re.compile(r"\bR\d+\b")
@@ -71,7 +78,7 @@ def play(seed: int) -> tuple[Upstream, ChatCall, Came, bool]:
     capability = TABLE.lookup(model, endpoint)
     upstream = Upstream(rng, starts_in_think=capability.starts_in_think)
     stream = rng.random() < 0.6
-    policy = rng.choice(("auto", "cap:10", "cap:40+stop:none", "cap:1000", "off", "full"))
+    policy = rng.choice(("auto", "cap:10", "cap:40+stop:none", "cap:1000", "deadline:0.4", "off", "full"))
     now = [0.0]
     controller = Controller(policy, classifier=None, clock=lambda: now[0])
     params: dict[str, Any] = {"model": model, "messages": MESSAGES}
@@ -81,19 +88,18 @@ def play(seed: int) -> tuple[Upstream, ChatCall, Came, bool]:
             params["stream_options"] = {"include_usage": True}
 
     def render(budget, capability, own, *, caller_values):
-        live = Continuation.possible(capability, MESSAGES)
+        live = capability.live_end or bool(endings(capability, MESSAGES))
         return openai_chat.render(budget, capability, own, caller_values=caller_values, live=live)
 
     session = controller.session(
         Query.from_text("How many?", model=model), params=params, endpoint=endpoint, render=render
     )
-    possible = Continuation.possible(session.capability, MESSAGES)
     call = ChatCall(
         session,
         codec=Plain(),
         stream=stream,
         criterion=monitor(session.budget),
-        continuation=Continuation(session.capability, MESSAGES) if possible else None,
+        endings=endings(session.capability, MESSAGES, may_reask=True),
     )
     leaves = rng.randrange(30) if stream and rng.random() < 0.1 else None
     return upstream, call, drive(call, upstream, now=now, leaves=leaves), stream
@@ -114,7 +120,7 @@ def drive(call: ChatCall, upstream: Upstream, *, now: list[float], leaves: int |
                     error = refused
             elif isinstance(effect, Receive):
                 try:
-                    value = effect.handle.receive()
+                    value = effect.handle.receive(effect.within)
                 except Disconnected as lost:
                     error = lost
             elif isinstance(effect, Close):
@@ -150,22 +156,33 @@ def read(came: Came, call: ChatCall, *, stream: bool) -> tuple[str, bool]:
     return join(events)[1], any(event.kind == "tool" for event in events)
 
 
+def arguments(came: Came) -> Any:
+    """Return what a tool was called with."""
+    said = [c.get("delta") or c.get("message") or {} for item in came.items for c in item["choices"]]
+    calls = [call for delta in said for call in delta.get("tool_calls") or ()]
+    return json.loads("".join(call["function"]["arguments"] for call in calls))
+
+
 def check(seed: int) -> None:
     upstream, call, came, stream = play(seed)
     about = f"seed {seed}: {upstream.style}, {', '.join(upstream.faults) or 'no fault'}"
     assert not any(one.open for one in upstream.streams), f"{about}: an upstream is left open"
     assert call.outcome is not None, f"{about}: no outcome"
-    assert len(upstream.sent) <= 5, f"{about}: {len(upstream.sent)} calls for one"
+    heard = len(upstream.sent) - upstream.refused
+    assert heard <= 5, f"{about}: {heard} calls for one"
     if came.error is not None or came.left:
         return
     if upstream.unfinished and upstream.starts_in_think and not call.outcome.answered:
         return  # without a finish reason and a closing tag nobody knows a thought from an answer
     answer, called = read(came, call, stream=stream)
     assert THOUGHT.search(answer) is None, f"{about}: a thought is filed as answer: {answer!r:.200}"
-    ours = any(c.strength != "none" and c.name != "stop" for c in call.outcome.controls)
+    shaping = [c for c in call.outcome.controls if c.name not in ("stop", "reasoning_control")]
+    ours = any(c.strength != "none" for c in shaping)
     if ours or call.outcome.stop.criterion is not None:
         assert answer.strip() or called, f"{about}: empty without the typed error"
     assert call.outcome.answered == bool(answer.strip() or called), f"{about}: the outcome is wrong"
+    if called:
+        assert arguments(came) == {"x": 1}, f"{about}: the arguments of a tool are no JSON"
     given = [text for text in upstream.answers if text]
     if given and not called:
         assert given[-1].strip() in answer, f"{about}: lost {given[-1]!r:.80} of {answer!r:.120}"

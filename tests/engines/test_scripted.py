@@ -280,14 +280,16 @@ def test_an_empty_answer_under_a_cap_is_continued(server: Scripted, make: Make):
         assert budgetctl.outcome(reply).answered
 
 
-def test_without_raw_completions_thinking_is_switched_off_for_the_answer(server: Scripted, make: Make):
+def test_without_raw_completions_the_question_is_asked_again_with_the_thought_quoted(
+    server: Scripted, make: Make
+):
     server.scenario = "no completions"
     reply = make().chat.completions.create(model=QWEN, messages=MESSAGES)
     assert reply.choices[0].message.content == TEXT
     paths = [one.path for one in server.seen]
     assert paths == ["/chat/completions", "/completions", "/chat/completions"]
     assert server.seen[-1].body["chat_template_kwargs"] == {"enable_thinking": False}
-    assert "called again with thinking off" in str(budgetctl.outcome(reply).fallback)
+    assert "asked again with thinking off" in str(budgetctl.outcome(reply).fallback)
 
 
 def test_when_all_fails_the_error_carries_the_thought_and_the_outcome(server: Scripted, make: Make):
