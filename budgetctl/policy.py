@@ -157,8 +157,8 @@ class Quantile(_Named):
 class Tiered(_Named):
     """A few classes of budget instead of a number for every query: settled p90, rounded up to a tier.
 
-    Tiers are 32, 128, 512, 2,048 tokens and so on. So few keep prompts cacheable and results easy to read, and
-    a query that is worded a little differently in its tier.
+    Tiers are 32, 128, 512, 2,048 tokens and so on. So few keep prompts cacheable and results easy to read,
+    and a query that is worded a little differently in its tier.
     """
 
     stop: str = "safe"

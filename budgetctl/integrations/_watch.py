@@ -1,7 +1,7 @@
 """Soft criteria on the rows of ``model.generate``.
 
 What the scores of a step show (close margin, token confidence) is exact, over the whole vocabulary, as the
-processors before ours leave it. It is read back once per step, so the host waits for the device there.
+processors before ours leave it. It is read back once per step.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from budgetctl.errors import brief
 from budgetctl.integrations._probes import Prober
 from budgetctl.stopping import Criterion, ProbeLedger
-from budgetctl.stopping.compose import asks, needs
+from budgetctl.stopping.compose import Signal, asks, needs
 from budgetctl.types import Evidence, Progress
 
 if TYPE_CHECKING:
@@ -93,12 +92,9 @@ class Watch:
             self.failure = f"soft stops given up: {brief(error)}"
             logger.warning("%s", self.failure)
             return
-        if found:
-            for i, evidence in found.items():
-                self._seats[i].evidence = evidence
-            settled = torch.zeros(ids.shape[0], dtype=torch.bool)
-            settled[[*found]] = True
-            rows.settle(settled.to(ids.device))
+        for i, evidence in found.items():
+            self._seats[i].evidence = evidence
+            rows.settle(i)
 
     def _evidence(self, ids: Tensor, scores: Tensor, rows: RowBudgets) -> dict[int, Evidence]:
         """Return the rows that may stop here, and why."""
@@ -113,30 +109,33 @@ class Watch:
         return found | self._ask(ids, asked)
 
     def _progress(self, ids: Tensor, scores: Tensor, rows: RowBudgets) -> dict[int, Progress]:
-        """Return where the watched rows stand that are thinking. Waits for the device."""
-        columns = [*rows.standing, ids[:, -1]]
-        if "close_margin" in self._needs:
-            columns.append(scores.max(dim=1).values - scores[:, self._close_id])
-        if "token_confidence" in self._needs:
-            likeliest = scores.float().log_softmax(dim=1).topk(min(LIKELIEST, scores.shape[1])).values
-            columns.append(-likeliest.mean(dim=1))
+        """Return where the watched rows stand that are thinking."""
+        signals = self._signals(scores)
         found: dict[int, Progress] = {}
-        table = torch.stack([column.float() for column in columns], dim=1).tolist()
         for i, seat in self._seats.items():
-            thinking, boundary, spent, token, *signals = table[i]
-            seat.over = seat.over or (bool(rows.stamps) and token in self._prober.ends)
-            if not thinking or seat.over:
+            row = rows.rows[i]
+            seat.over = seat.over or (bool(rows.stamps) and int(ids[i, -1]) in self._prober.ends)
+            if not row.thinking or row.at >= 0 or seat.over:
                 continue
-            margin = signals.pop(0) if "close_margin" in self._needs else None
             found[i] = Progress(
-                reasoning_tokens=int(spent),
-                reasoning=self._text(ids[i], int(spent)) if "text" in needs(seat.criterion) else "",
+                reasoning_tokens=row.spent,
+                reasoning=self._text(ids[i], row.spent) if "text" in needs(seat.criterion) else "",
                 elapsed_s=rows.elapsed_s,
                 s_per_token=rows.s_per_token,
-                at_boundary=bool(boundary),
-                close_margin=margin,
-                token_confidence=signals[0] if signals else None,
+                at_boundary=row.boundary,
+                close_margin=signals["close_margin"][i] if "close_margin" in signals else None,
+                token_confidence=signals["token_confidence"][i] if "token_confidence" in signals else None,
             )
+        return found
+
+    def _signals(self, scores: Tensor) -> dict[Signal, list[float]]:
+        """Return what the scores show of every row, as far as it is read. Waits for the device."""
+        found: dict[Signal, list[float]] = {}
+        if "close_margin" in self._needs:
+            found["close_margin"] = (scores.max(dim=1).values - scores[:, self._close_id]).tolist()
+        if "token_confidence" in self._needs:
+            likeliest = scores.float().log_softmax(dim=1).topk(min(LIKELIEST, scores.shape[1])).values
+            found["token_confidence"] = (-likeliest.mean(dim=1)).tolist()
         return found
 
     def _text(self, row: Tensor, spent: int) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from budgetctl.adapters.base import DEADLINE, STOP, Rendered, fit_cap
 from budgetctl.channels import CLOSE_TAG, OPEN_TAG
-from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids, token_tables
+from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids
 from budgetctl.integrations._probes import Prober, left_padded
+from budgetctl.integrations._rows import token_tables
 from budgetctl.integrations._watch import Watch
 from budgetctl.stopping import ANSWER_TOKENS, Preset, ProbeLedger, Trials, soft
 from budgetctl.types import AppliedControl, Budget, CallerValues, Evidence, Query, StopReason, Timing, Usage
