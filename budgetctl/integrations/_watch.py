@@ -20,7 +20,7 @@ from budgetctl.stopping.compose import Signal, asks, needs
 from budgetctl.types import Evidence, Progress
 
 if TYPE_CHECKING:
-    from budgetctl.integrations._logits import RowBudgets
+    from budgetctl.integrations._rows import RowBudgets
 
 logger = logging.getLogger("budgetctl")
 
