@@ -33,11 +33,11 @@ class LoopStop(Composable):
     to under 6 %.
 
     Models repeat themselves more than one would think and still find the right answer, so the bars are high:
-    @@FIGURES@@
-    Lower bars do not hold there: a sentence four times among the last 40 is found in 9.8 % of the traces of
-    LRMTokenEconomy and MiP, a pattern four times in a row, however short, in 1.0 %, compression under 15 % in
-    3.7 % of a sample of lineage-bench. Traces that end in a loop, mostly at the output limit, repeat
-    thousands of words.
+    on 4,120 recorded traces with a right answer these rules fire on 4, or 0.1 %, all of which really repeat
+    hundreds of words and recover (``python -m budgetctl.evals.loops``). Lower bars do not hold there: a
+    sentence four times among the last 40 is found in 9.8 % of the traces of LRMTokenEconomy and MiP, a
+    pattern four times in a row, however short, in 1.0 %, compression under 15 % in 3.7 % of a sample of
+    lineage-bench. Traces that end in a loop, mostly at the output limit, repeat thousands of words.
     """
 
     name = "loop"
