@@ -64,12 +64,11 @@ def decide(evaluation: Evaluation, *, margin: float = MARGIN) -> Verdict:
 
 
 def _passes(row: PolicyRow, margin: float) -> bool:
-    return (
-        row.delta_ci is not None
-        and row.delta_ci[0] >= -margin
-        and row.token_saving_ci is not None
-        and row.token_saving_ci[0] > 0
-    )
+    return _keeps_accuracy(row, margin) and row.token_saving_ci is not None and row.token_saving_ci[0] > 0
+
+
+def _keeps_accuracy(row: PolicyRow, margin: float) -> bool:
+    return row.delta_ci is not None and row.delta_ci[0] >= -margin
 
 
 def _lifts(row: PolicyRow) -> bool:
@@ -92,13 +91,16 @@ def _use(row: PolicyRow, margin: float) -> str:
 
 
 def _use_fixed(row: PolicyRow, choosing: list[PolicyRow], margin: float) -> str:
-    lossy = ", ".join(r.policy for r in choosing if not _passes(r, margin))
-    idle = ", ".join(r.policy for r in choosing if _passes(r, margin))
-    opening = ""
-    if lossy:
-        opening += f"Do not use {lossy} here: losing more than {100 * margin:g} points was not ruled out. "
-    if idle:
-        opening += f"Do not use {idle} here: no lift over a fixed cap was shown. "
+    against: dict[str, list[str]] = {}
+    for r in choosing:
+        if _passes(r, margin):
+            why = "no lift over a fixed cap was shown"
+        elif _keeps_accuracy(r, margin):
+            why = "no token saving was shown"
+        else:
+            why = f"losing more than {100 * margin:g} points was not ruled out"
+        against.setdefault(why, []).append(r.policy)
+    opening = "".join(f"Do not use {', '.join(names)} here: {why}. " for why, names in against.items())
     return opening + _use(row, margin)
 
 

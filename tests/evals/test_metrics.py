@@ -203,6 +203,14 @@ def test_without_lift_the_verdict_names_the_fixed_cap_to_use_instead():
     assert "Use cap:80" in decision.text
 
 
+def test_a_policy_that_merely_saves_nothing_is_not_said_to_lose():
+    full = results([True] * 300, [100] * 300)
+    half = results([True] * 300, [50] * 300, budget=Budget(reasoning_tokens=50))
+    runs = {"full": full, "cap:50": half, "quantile:0.9": full}
+    decision = verdict.decide(evaluate(runs, rng=rng(), asked=["quantile:0.9"]))
+    assert decision.text.startswith("Do not use quantile:0.9 here: no token saving was shown. Use cap:50")
+
+
 def test_a_fixed_cap_that_was_asked_for_and_passes_is_a_yes():
     decision = verdict.decide(replayed("cap:80"))
     assert (decision.choice, decision.recommended) == ("policy", "cap:80")
