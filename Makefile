@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format lint types bench weights clean
+.PHONY: install demo test test-engines check format lint types bench weights clean
 
 install: $(STAMP)
 
@@ -25,6 +25,19 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Real engines, each in an environment of its own; what cannot be started fails.
+VLLM := .venv-vllm
+test-engines: install $(VLLM)/.installed
+	BUDGETCTL_VLLM=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -s -rs tests/engines/test_vllm.py \
+		tests/engines/test_transformers_serve.py
+
+$(VLLM)/.installed: tests/engines/install_vllm.py constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade "pip>=24" wheel
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX) torch
+	$(VLLM)/bin/python tests/engines/install_vllm.py
+	touch $@
 
 check: install lint types
 	$(BIN)/python -m pytest -q tests/packaging tests/docs
@@ -51,4 +64,4 @@ bench: install
 	$(BIN)/budgetctl bench
 
 clean:
-	rm -rf $(VENV) .types build dist *.egg-info demo-out
+	rm -rf $(VENV) $(VLLM) .types build dist *.egg-info demo-out

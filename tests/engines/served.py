@@ -1,7 +1,8 @@
-"""The pocket reasoner behind ``transformers serve``, as a process of its own on loopback."""
+"""The pocket reasoner behind a real engine, as a process of its own on loopback."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,20 +11,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
-START_S = 120
+START_S = 180
 
 
 class Served:
     """A running server."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}/v1"
-        self.model = str(model)
+        self.model = model
+        self._metrics = f"http://127.0.0.1:{port}/metrics"
         self._health = f"http://127.0.0.1:{port}/health"
 
     def cpu_s(self) -> float:
@@ -36,6 +39,12 @@ class Served:
         before = self.cpu_s()
         time.sleep(seconds)
         return self.cpu_s() - before
+
+    def metric(self, name: str) -> float:
+        """Read a number off the server's Prometheus page, summed over its labels."""
+        with urllib.request.urlopen(self._metrics, timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
     def wait(self) -> None:
         """Return when the server answers."""
@@ -54,18 +63,42 @@ class Served:
 @contextmanager
 def serving(model: Path, *, home: Path) -> Iterator[Served]:
     """Serve ``model`` on a free port; ``home`` is an empty folder in place of the model cache."""
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
+    with _running([*command, "--device", "cpu", "--dtype", "float32"], home=home) as (process, port):
+        server = Served(process, port, str(model))
+        server.wait()
+        yield server
+
+
+@contextmanager
+def serving_vllm(python: str, model: Path, *, home: Path, name: str) -> Iterator[Served]:
+    """Serve ``model`` as ``name`` by the vLLM of another environment, whose interpreter is ``python``."""
+    tags = {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", "2048", "--max-num-seqs", "8"]
+    command += ["--reasoning-parser", "qwen3", "--reasoning-config", json.dumps(tags)]
+    # With a thread on every core nothing is left for the part of the server that hears of a client's leaving.
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
+    with _running(command, home=home, env=env) as (process, port):
+        server = Served(process, port, name)
+        server.wait()
+        yield server
+
+
+@contextmanager
+def _running(
+    command: list[str], *, home: Path, env: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(home)}
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(home), **env}
     log = (home / "serve.log").open("wb")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        server = Served(process, port, model)
-        server.wait()
-        yield server
+        yield process, port
     finally:
         # The whole session: the server may have helpers.
         _end(process)
