@@ -1,9 +1,9 @@
 """``budgetctl doctor``: which controls over thinking an endpoint really keeps, found out by trying.
 
 A few short calls: one that thinks freely, one for each way of switching thinking off or capping it until one
-works, one that continues a closed thought, one that is closed early. Prints a table, and a row for one's own
-capability table with what was seen to work. Without ``--base-url`` the embedded model is examined. Exit
-code 1: a control that the table calls hard was not kept, or a plain call brought nothing.
+works, one for each way of ending a thought from outside, one that is closed early. Prints a table, and a row
+for one's own capability table with what was seen to work. Without ``--base-url`` the embedded model is
+examined. Exit code 1: a control that the table calls hard was not kept, or a plain call brought nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from budgetctl.adapters.base import LIVE_END
 from budgetctl.capabilities import ENDPOINTS, Capability, Table
 from budgetctl.doctor import Checkup, Diagnosis, Finding, capability_row
 from budgetctl.errors import ConfigError
@@ -164,16 +165,21 @@ def _embedded(table: Table) -> tuple[Diagnosis, Capability]:
 
 def _broken(diagnosis: Diagnosis, capability: Capability) -> list[str]:
     """Return the controls that the table calls hard and that were not kept when sent as the table says."""
-    claimed: dict[str, Any] = {"abort_continue": {}} if capability.continuation is not None else {}
+    claimed: dict[str, Any] = {"live_end": {LIVE_END}} if capability.live_end else {}
     if capability.off is not None and capability.off.strength == "hard":
         claimed["off"] = set(capability.off.parameters)
     if capability.cap is not None and capability.cap.strength == "hard":
         claimed["cap"] = set(capability.cap.parameters)
-    return [
+    broken = [
         f.name
         for f in diagnosis.tried
         if f.verified is False and f.name in claimed and set(f.sent) == set(claimed[f.name])
     ]
+    # Ways of going on take each other's place: only without any of them is a thought not brought to its end.
+    ways = [f for f in diagnosis.tried if f.way is not None]
+    if any(f.verified is False and f.way in (capability.continuation or ()) for f in ways):
+        broken += [] if any(f.verified for f in ways) else ["abort_continue"]
+    return broken
 
 
 def _page(diagnosis: Diagnosis, entry: str | None, broken: Sequence[str], *, markdown: bool) -> str:
@@ -190,7 +196,10 @@ def _page(diagnosis: Diagnosis, entry: str | None, broken: Sequence[str], *, mar
         f"{d.calls} calls, at least {d.output_tokens} output tokens",
     ]
     headings = ("control", "kept", "what was seen", "sent")
-    rows = [(f.name, MARKS[f.verified], f.observed, _sent(f)) for f in d.tried or d.findings]
+    rows = [
+        (f.name if f.way is None else f"{f.name} ({f.way})", MARKS[f.verified], f.observed, _sent(f))
+        for f in d.tried or d.findings
+    ]
     parts = ["\n".join(f"- {fact}" if markdown else fact for fact in facts)]
     parts.append(_grid(headings, rows, markdown=markdown))
     if broken:

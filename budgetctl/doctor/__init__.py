@@ -4,7 +4,8 @@ Servers answer 200 and ignore what they do not know, so a table of what they sho
 finding here is what one endpoint did with one model when it was asked.
 """
 
-from budgetctl.doctor.checkup import Checkup, Endpoint, Reply
+from budgetctl.doctor.checkup import Checkup
+from budgetctl.doctor.endpoint import Endpoint, Reply
 from budgetctl.doctor.findings import Diagnosis, Finding
 from budgetctl.doctor.row import capability_row
 

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from http.client import HTTPException
 from typing import Any
 
-from budgetctl.capabilities import Capability, EndpointKind, guess_endpoint
+from budgetctl.adapters.base import LIVE_END
+from budgetctl.capabilities import Capability, Continuation, EndpointKind, guess_endpoint
 from budgetctl.channels import REASONING_FIELDS, ChatChannels
-from budgetctl.doctor.checkup import Reply
-from budgetctl.engine import Continuation, Transcript
+from budgetctl.doctor.endpoint import Reply
+from budgetctl.engine import Transcript, endings
+from budgetctl.engine.endings import CHAT
+from budgetctl.engine.stopper import CONTROL
 
 QUESTION = (
     "Three friends have 47 marbles together. Ann has twice as many as Ben, and Cleo has 7 more than Ben. "
@@ -38,6 +41,10 @@ _RUNNING = re.compile(
     r"^(?:vllm:num_requests_running|sglang:num_running_reqs|llamacpp:requests_processing)(?:\{[^}]*\})?\s+(\d+(?:\.\d+)?)\b",
     re.MULTILINE,
 )
+
+
+Watch = Callable[[Transcript, Mapping[str, Any]], None]
+"""Is told of every chunk, and of the response so far."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -99,18 +106,39 @@ class ChatEndpoint:
             )
         )
 
-    def continue_from(self, thought: str, capability: Capability) -> Reply | None:
+    def continue_from(self, thought: str, capability: Capability, *, way: Continuation) -> Reply | None:
         """Let the model answer from a closed thought; None where no format of raw prompts is known."""
-        if not Continuation.possible(capability, self._messages):
+        only = capability.model_copy(update={"continuation": (way,)})
+        found = endings(only, self._messages)
+        if not found:
             return None
-        continuation = Continuation(capability, self._messages)
-        params = continuation.params(
-            {"model": self.model, "max_tokens": self._max_tokens},
-            continuation.prompt([thought]),
-            used=0,
-            reserve=None,
+        [ending] = found
+        own = {"model": self.model, "messages": self._messages, **self._limit()}
+        params = ending.request(own, [thought], cue="", used=0, reserve=None)
+        calls = self._client.chat.completions if ending.path == CHAT else self._client.completions
+        return self._reply(lambda: calls.create(**params, stream=True), read=ending.as_chat)
+
+    def end_live(self, *, after: int) -> Reply:
+        """Ask the question and have the server end the running thought after so many tokens of it."""
+        asked = False
+
+        def watch(transcript: Transcript, body: Mapping[str, Any]) -> None:
+            nonlocal asked
+            if not asked and transcript.thinking and transcript.reasoning_tokens >= after:
+                asked = True
+                control = {"id": body.get("id"), "action": "reasoning_end"}
+                self._client.post(CONTROL, body=control, cast_to=object)
+
+        return self._reply(
+            lambda: self._client.chat.completions.create(
+                model=self.model,
+                messages=self._messages,
+                stream=True,
+                extra_body={LIVE_END: True},
+                **self._limit(),
+            ),
+            watch=watch,
         )
-        return self._reply(lambda: self._client.completions.create(**params, stream=True), read=_as_chat)
 
     def stops_when_closed(self) -> tuple[bool | None, str]:
         """Close a stream early and read from the server's counter whether it stopped generating."""
@@ -148,9 +176,18 @@ class ChatEndpoint:
         for path, key, kind, name in _ABOUT:
             found = self._get(path)
             version = None if found is None else _parsed(found).get(key)
-            if isinstance(version, str) and version:
+            if isinstance(version, str) and version and (kind != "vllm" or self._is_vllm()):
                 return f"{name} {self._clean(version)}", kind
         return None, None
+
+    def _is_vllm(self) -> bool:
+        """Look for a second sign: all sorts of servers tell a version at ``/version``."""
+        models = _parsed(self._get("/v1/models") or "").get("data")
+        if isinstance(models, list) and any(
+            isinstance(m, dict) and m.get("owned_by") == "vllm" for m in models
+        ):
+            return True
+        return "vllm:" in (self._get("/metrics") or "")
 
     def _running(self) -> float | None:
         found = self._get("/metrics")
@@ -170,6 +207,7 @@ class ChatEndpoint:
         send: Callable[[], Any],
         *,
         read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda body: body,
+        watch: Watch = lambda transcript, body: None,
     ) -> Reply:
         """Send one call and read its stream; what the server refuses, and what fails, is a reply too."""
         from openai import APIStatusError, OpenAIError
@@ -177,7 +215,7 @@ class ChatEndpoint:
         self.calls += 1
         try:
             with send() as stream:
-                return _read(read(chunk.model_dump()) for chunk in stream)
+                return _read((read(chunk.model_dump()) for chunk in stream), watch)
         except APIStatusError as error:
             said = self._clean(f"{error.status_code} {_words(error)}")
             return Reply(refused=said) if error.status_code in REFUSALS else Reply(failed=said)
@@ -190,11 +228,12 @@ class ChatEndpoint:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:WORDS]
 
 
-def _read(chunks: Iterable[Mapping[str, Any]]) -> Reply:
+def _read(chunks: Iterable[Mapping[str, Any]], watch: Watch) -> Reply:
     transcript = Transcript(ChatChannels(), clock=time.monotonic, started=time.monotonic())
     seen, parts = None, False
     for body in chunks:
         transcript.feed(body)
+        watch(transcript, body)
         for choice in body.get("choices") or ():
             delta = choice.get("delta") or {}
             seen = seen or next((name for name in REASONING_FIELDS if delta.get(name)), None)
@@ -215,18 +254,6 @@ def _read(chunks: Iterable[Mapping[str, Any]]) -> Reply:
         untagged=transcript.untagged,
         finish=transcript.finish,
     )
-
-
-def _as_chat(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = [
-        {
-            "index": c.get("index"),
-            "delta": {"content": c.get("text")},
-            "finish_reason": c.get("finish_reason"),
-        }
-        for c in body.get("choices") or ()
-    ]
-    return {**body, "choices": choices}
 
 
 def _parsed(text: str) -> Mapping[str, Any]:

@@ -2,17 +2,19 @@
 
 Nothing here does io: an :class:`Endpoint` answers. A control counts as kept when the reply shows it: no
 thinking where it was switched off, no more than ``1.1 * cap + 32`` tokens of it under a cap (half as much
-again where tokens are only estimated), an answer and no new thought after a continuation. What an endpoint
-accepts and does not keep is worse than what it refuses, and both are said.
+again where tokens are only estimated). What an endpoint accepts and does not keep is worse than what it
+refuses, and both are said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from budgetctl.capabilities import Capability
+from budgetctl.doctor.endings import has_live_end, live_end, ways
+from budgetctl.doctor.endpoint import Endpoint, Reply
 from budgetctl.doctor.findings import Diagnosis, Finding
 
 MIN_CAP = 16
@@ -33,61 +35,6 @@ CAPS: tuple[tuple[str, ...], ...] = (
     ("thinking_budget",),
 )
 """What a cap on thinking is called here and there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What one call came to.
-
-    Attributes:
-        refused: The server's own words, where it refused the call.
-        failed: What went wrong where that says nothing of the parameters: limits, faults, lost connections.
-        reasoning: The thinking.
-        answer: The answer.
-        reasoning_tokens: Tokens of thinking, reported, else estimated.
-        reported: They were reported.
-        output_tokens: All output tokens, reported; None where they were not.
-        usage: The stream reported usage at all.
-        field: Name of the field that carried thinking; None where it came inline or not at all.
-        untagged: Inline thinking came without its opening tag.
-        finish: The finish reason.
-    """
-
-    refused: str | None = None
-    failed: str | None = None
-    reasoning: str = ""
-    answer: str = ""
-    reasoning_tokens: int = 0
-    reported: bool = False
-    output_tokens: int | None = None
-    usage: bool = False
-    field: str | None = None
-    untagged: bool = False
-    finish: str | None = None
-
-
-class Endpoint(Protocol):
-    """What the checks need of an endpoint and a model."""
-
-    model: str
-    kind: str
-    calls: int
-
-    def ask(self, extra: Mapping[str, Any], *, with_usage: bool = True) -> Reply:
-        """Ask the question with more parameters, by dotted path; what is refused is a reply too."""
-        ...
-
-    def continue_from(self, thought: str, capability: Capability) -> Reply | None:
-        """Let the model answer from a closed thought; None where that cannot be tried."""
-        ...
-
-    def stops_when_closed(self) -> tuple[bool | None, str]:
-        """Close a stream early and say whether the server stopped generating, and how that was seen."""
-        ...
-
-    def engine(self) -> str | None:
-        """Return name and version of the engine, as far as it tells them."""
-        ...
 
 
 @dataclass(slots=True)
@@ -122,6 +69,9 @@ class Checkup:
             findings.append(self._first(self._off()))
             yield "capping it"
             findings.append(self._first(self._cap(plain)))
+            if has_live_end(self.endpoint, self.capability):
+                yield "ending a running thought"
+                findings.append(self._live_end(plain))
             yield "continuing from a closed thought"
             findings.append(self._continuation(plain))
             yield "closing a stream"
@@ -142,16 +92,13 @@ class Checkup:
 
     def _first(self, found: Iterator[Finding]) -> Finding:
         """Try until something works; return it, else what was learnt most of."""
-        worst: Finding | None = None
+        tried: list[Finding] = []
         for finding in found:
-            self.tried.append(finding)
+            tried.append(finding)
             if finding.verified:
-                return finding
-            # What was accepted and not kept says more than a refusal.
-            if worst is None or (worst.observed.startswith("refused") and finding.verified is not None):
-                worst = finding
-        assert worst is not None, "something is always tried"
-        return worst
+                break
+        self.tried += tried
+        return _telling(tried)
 
     def _off(self) -> Iterator[Finding]:
         own = [self.capability.off.parameters] if self.capability.off is not None else []
@@ -174,7 +121,7 @@ class Checkup:
 
     def _cap(self, plain: Reply) -> Iterator[Finding]:
         own = [self.capability.cap.parameters] if self.capability.cap is not None else []
-        cap = max(MIN_CAP, plain.reasoning_tokens // CAP_SHARE)
+        cap = _tried_cap(plain)
         for names in dict.fromkeys([*(names for names in own if names), *CAPS]):
             sent = dict.fromkeys(names, cap)
             reply = self._ask(sent)
@@ -199,31 +146,16 @@ class Checkup:
                 sent=sent,
             )
 
-    def _continuation(self, plain: Reply) -> Finding:
-        thought = plain.reasoning[: len(plain.reasoning) // 2]
-        reply = self.endpoint.continue_from(thought, self.capability) if thought.strip() else None
-        if not thought.strip():
-            seen = "there is no visible thought to continue from"
-            finding = Finding(name="abort_continue", strength="none", verified=None, observed=seen)
-        elif reply is None:
-            seen = "no format of raw prompts is known for this model"
-            finding = Finding(name="abort_continue", strength="none", verified=None, observed=seen)
-        else:
-            self._count(reply)
-            kept: bool | None
-            if reply.failed is not None:
-                kept, seen = None, f"failed: {reply.failed}"
-            elif reply.refused is not None:
-                kept, seen = False, f"refused: {reply.refused}"
-            elif reply.reasoning_tokens or not reply.answer.strip():
-                kept, seen = False, "it thought on instead of answering" if reply.reasoning else "no answer"
-            else:
-                kept, seen = True, "an answer, and no new thought"
-            finding = Finding(
-                name="abort_continue", strength="hard" if kept else "none", verified=kept, observed=seen
-            )
+    def _live_end(self, plain: Reply) -> Finding:
+        finding = live_end(self.endpoint, self._count, plain, after=_tried_cap(plain))
         self.tried.append(finding)
         return finding
+
+    def _continuation(self, plain: Reply) -> Finding:
+        """Try every way of going on from a thought: a server may have some of them."""
+        found = list(ways(self.endpoint, self._count, plain, self.capability))
+        self.tried += found
+        return _telling(found)
 
     def _close(self) -> Finding:
         stopped, seen = self.endpoint.stops_when_closed()
@@ -264,6 +196,19 @@ def _wrong(plain: Reply) -> str | None:
     if not plain.reasoning_tokens and not plain.answer.strip():
         return "neither thinking nor an answer came"
     return None
+
+
+def _telling(tried: Sequence[Finding]) -> Finding:
+    """Return what works, else what was learnt most of: what was not kept says more than a refusal."""
+    for finding in tried:
+        if finding.verified:
+            return finding
+    ignored = (f for f in tried if f.verified is False and not f.observed.startswith("refused"))
+    return next(ignored, next((f for f in tried if f.verified is False), tried[0]))
+
+
+def _tried_cap(plain: Reply) -> int:
+    return max(MIN_CAP, plain.reasoning_tokens // CAP_SHARE)
 
 
 def _most(cap: int, *, reported: bool) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from budgetctl.capabilities import Continuation
 from budgetctl.types import Strength
 
 
@@ -14,11 +15,13 @@ class Finding:
     """What an endpoint did with one control.
 
     Attributes:
-        name: The control: ``off``, ``cap``, ``abort_continue``, ``close``; ``call`` where a plain one failed.
+        name: The control: ``off``, ``cap``, ``live_end``, ``abort_continue``, ``close``; ``call`` where a
+            plain one failed.
         strength: Who keeps it, as far as was seen; ``none`` where nobody does.
         verified: It was seen to work (True) or not to (False); None where that could not be told.
         observed: What was seen, in a few words.
         sent: The parameters that were tried, by dotted path.
+        way: How a thought was continued, as the capability table names it; None for other controls.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Finding:
     verified: bool | None
     observed: str
     sent: Mapping[str, Any] = field(default_factory=dict)
+    way: Continuation | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -35,6 +39,7 @@ class Finding:
             "verified": self.verified,
             "observed": self.observed,
             "sent": dict(self.sent),
+            "way": self.way,
         }
 
 

@@ -26,11 +26,16 @@ def capability_row(diagnosis: Diagnosis, capability: Capability, *, today: str) 
     values |= {"models": [_pattern(diagnosis.model)], "endpoints": [diagnosis.endpoint]}
     for finding in diagnosis.findings:
         if finding.verified is False:
-            values.pop("continuation" if finding.name == "abort_continue" else finding.name, None)
+            values.pop(finding.name, None)
         elif finding.verified and finding.name == "cap":
             values["cap"] = {"parameters": list(finding.sent), "strength": finding.strength}
         elif finding.verified and finding.name == "off":
             values["off"] = {"parameters": dict(finding.sent), "strength": finding.strength}
+        elif finding.verified and finding.name == "live_end":
+            values["live_end"] = True
+    values["continuation"] = _continuation(values.get("continuation") or (), diagnosis)
+    if not values["continuation"]:
+        del values["continuation"]
     if diagnosis.starts_in_think:
         values["starts_in_think"] = True
     values |= {
@@ -41,6 +46,17 @@ def capability_row(diagnosis: Diagnosis, capability: Capability, *, today: str) 
         "source": f"budgetctl doctor, {diagnosis.engine or 'an engine that does not say its name'}",
     }
     return "\n".join(["[[row]]", *(f"{key} = {_toml(value)}" for key, value in values.items())]) + "\n"
+
+
+def _continuation(known: Sequence[str], diagnosis: Diagnosis) -> list[str]:
+    """Return the ways of going on from a thought: the table's, less what failed, and what worked."""
+    failed: set[str | None] = {f.way for f in diagnosis.tried if f.verified is False}
+    off = diagnosis.finding("off")
+    if off is not None and off.verified is False:
+        failed.add("reask")
+    left = [way for way in known if way not in failed]
+    new = [f.way for f in diagnosis.tried if f.way is not None and f.verified and f.way not in left]
+    return sorted([*left, *new], key=lambda way: way == "reask")  # another question: the last resort
 
 
 def _pattern(model: str) -> str:

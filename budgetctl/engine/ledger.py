@@ -55,7 +55,11 @@ class Ledger:
             starts_in_think=untagged or (capability.starts_in_think and not raw),
         )
         return Transcript(
-            channels, clock=self._session.clock, started=self._session.started, counter=self._counter
+            channels,
+            clock=self._session.clock,
+            started=self._session.started,
+            counter=self._counter,
+            closed=raw,
         )
 
     def usages(self) -> list[Usage]:

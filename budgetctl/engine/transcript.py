@@ -51,6 +51,10 @@ class Transcript:
     Token counts are exact where ``counter`` is given. Otherwise a short delta counts as one token, because
     that is what servers send, and a longer one as a token for every four characters.
 
+    Args:
+        closed: Thinking was closed in the prompt already. Parsers that look for the closing tag in the output
+            count such an answer as thinking (vLLM 0.32), so only the total of the reported usage is believed.
+
     Attributes:
         called: A tool was called.
         finish: The finish reason.
@@ -65,11 +69,13 @@ class Transcript:
         clock: Callable[[], float],
         started: float,
         counter: Counter | None = None,
+        closed: bool = False,
     ) -> None:
         self._channels = channels
         self._clock = clock
         self._started = started
         self._counter = counter
+        self._closed = closed
         self._boundaries = Boundaries()
         self._at_boundary = False
         self._recent = ""
@@ -238,8 +244,9 @@ class Transcript:
             self._reasoning += self._answer
             self.reasoning_tokens += self._answer_tokens
             self._answer, self._answer_tokens, self._answered, self._first_answer = [], 0, False, None
-        elif event.kind == "usage":
-            self.reported = event.usage
+        elif event.kind == "usage" and event.usage is not None:
+            split = {"reasoning_tokens": None, "answer_tokens": None} if self._closed else {}
+            self.reported = replace(event.usage, **split)
         elif event.kind == "finish":
             self.finish = event.finish
 

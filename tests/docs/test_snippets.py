@@ -107,7 +107,7 @@ def shell(line: str) -> None:
         done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode in (0, 1), f"{line}: {done.stderr}"
     elif command == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets), line
     else:
         assert not command, f"no test runs {line!r}"

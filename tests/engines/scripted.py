@@ -52,6 +52,9 @@ class Scripted(ThreadingHTTPServer):
         cut: Characters per chunk of an inline stream; None is one word.
         finish: Finish reason of answers.
         control: What a request to end the running thought does; None: there is no such route.
+        version: What it says at ``/version``, as vLLM does; None: there is no such route.
+        owner: Who owns its models, at ``/v1/models``; None: there is no such route.
+        build: What it says at ``/props``, as llama.cpp does; None: there is no such route.
         failures: Status and headers with which the next requests fail, the first one first.
     """
 
@@ -66,6 +69,8 @@ class Scripted(ThreadingHTTPServer):
         self.scenario = "normal"
         self.answer = ANSWER
         self.version: str | None = None
+        self.owner: str | None = None
+        self.build: str | None = None
         self.counts = False
         self.says: str | None = None
         self.busy_after: int | None = None
@@ -116,6 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
         running = sum(not one.done.is_set() for one in self.server.seen)
         if self.path == "/version" and self.server.version is not None:
             self._json({"version": self.server.version})
+        elif self.path == "/props" and self.server.build is not None:
+            self._json({"build_info": self.server.build})
+        elif self.path == "/v1/models" and self.server.owner is not None:
+            self._json({"object": "list", "data": [{"id": "m", "owned_by": self.server.owner}]})
         elif self.path == "/metrics" and self.server.counts:
             self._json({}, text=f'vllm:num_requests_running{{engine="0"}} {running}.0\n')
         else:
@@ -201,6 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             yield from self._continued(seen)
             return
         words, answer, finish = self._script(seen)
+        self.server.ended.clear()
         yield self._chunk({"role": "assistant", "content": ""})
         if self.server.scenario in ("inline", "missing open tag"):
             yield from self._inline(words, answer)
@@ -266,11 +276,15 @@ class _Handler(BaseHTTPRequestHandler):
             yield self._chunk({"tool_calls": [{"index": 0, "function": {"arguments": said}}]})
 
     def _continued(self, seen: Seen) -> Iterator[dict[str, Any]]:
-        """The answer to a chat whose last turn is the assistant's own and goes on."""
+        """The answer to a chat whose last turn is the assistant's own and goes on.
+
+        Usage counts it as thinking, as vLLM's does: its parser waits for the tag that is in the prompt.
+        """
         carrier = self.server.carrier if self.server.scenario == "misfiled" else "content"
         for word in self.server.continuation[-1]:
             yield self._chunk({carrier: word})
-        yield {**self._chunk({}, finish="stop"), "usage": self._usage(0, 4, prompt=70)}
+        usage = {**self._usage(0, 4, prompt=70), "completion_tokens_details": {"reasoning_tokens": 3}}
+        yield {**self._chunk({}, finish="stop"), "usage": usage}
 
     def _raw(self, seen: Seen) -> Iterator[dict[str, Any]]:
         count = self.server.paths.count("/completions")

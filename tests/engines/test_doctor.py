@@ -35,10 +35,15 @@ def found(report: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(control)
 
 
+def by_way(report: dict[str, Any]) -> dict[str, tuple[bool | None, str]]:
+    """What came of each way of continuing a thought."""
+    return {t["way"]: (t["verified"], t["observed"]) for t in report["tried"] if t["way"] is not None}
+
+
 def test_what_a_server_keeps_is_verified_and_goes_into_a_row(
     server: Scripted, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    server.version = "0.99"
+    server.version, server.owner = "0.99", "vllm"
     code, report = examined(server, capsys, model="home-made")
     assert code == 0
     assert (report["endpoint"], report["engine"]) == ("vllm", "vLLM 0.99")
@@ -52,14 +57,14 @@ def test_what_a_server_keeps_is_verified_and_goes_into_a_row(
     }
     assert report["stream_usage"] == "include_usage"
     assert [c["name"] for c in report["controls"]] == ["off", "cap", "abort_continue", "close"]
-    assert [c["verified"] for c in report["controls"]] == [True, True, None, None]
+    assert [c["verified"] for c in report["controls"]] == [True, True, True, None]
     (tmp_path / "own.toml").write_text(report["capability"])
     row = Table.load(tmp_path / "own.toml").lookup("home-made", "vllm")
     assert row.cap is not None
     assert row.off is not None
     assert (row.cap.parameters, row.cap.strength) == (("thinking_token_budget",), "hard")
     assert row.off.parameters == {"chat_template_kwargs.enable_thinking": False}
-    assert (row.continuation, row.reasoning, row.output_limit) == (None, "field", "max_tokens")
+    assert (row.continuation, row.reasoning, row.output_limit) == (("chat",), "field", "max_tokens")
     assert row.source == "budgetctl doctor, vLLM 0.99"
 
 
@@ -120,13 +125,98 @@ def test_a_continuation_that_thinks_on_or_is_missing_is_no_continuation(
     server: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.continuation = [("<think>\n", "Let ", "me ", "see.", "</think>", "42")]
-    _, report = examined(server, capsys, "--endpoint", "vllm")
-    assert found(report, "abort_continue")["observed"] == "it thought on instead of answering"
+    code, report = examined(server, capsys, "--endpoint", "vllm")
+    thought_on = "it thought on instead of answering"
+    assert by_way(report) == {"raw_completions": (False, thought_on), "chat": (False, thought_on)}
+    assert (code, report["broken"]) == (1, ["abort_continue"])
+    server.scenario = "nothing continues"
+    code, report = examined(server, capsys, "--endpoint", "vllm")
+    refused = "refused: 400 Assistant response prefill is incompatible with enable_thinking"
+    assert by_way(report) == {
+        "raw_completions": (False, "refused: 404 no such route"),
+        "chat": (False, refused),
+    }
+    assert (code, report["broken"]) == (1, ["abort_continue"])
+    assert 'continuation = ["reask"]' in report["capability"], "which only needs thinking to be switched off"
+
+
+def test_a_way_that_fails_leaves_the_others(server: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
     server.scenario = "no completions"
+    code, report = examined(server, capsys, "--endpoint", "vllm")
+    assert by_way(report) == {
+        "raw_completions": (False, "refused: 404 no such route"),
+        "chat": (True, "an answer, and no new thought"),
+    }
+    assert found(report, "abort_continue")["way"] == "chat"
+    assert (code, report["broken"]) == (0, [])
+    assert 'continuation = ["chat", "reask"]' in report["capability"]
+
+
+def test_an_answer_that_a_parser_takes_for_thinking_is_an_answer(
+    server: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.scenario = "misfiled"
     _, report = examined(server, capsys, "--endpoint", "vllm")
-    assert found(report, "abort_continue")["observed"] == "refused: 404 no such route"
-    assert "continuation" not in report["capability"]
-    assert report["broken"] == ["abort_continue"]
+    assert by_way(report)["chat"] == (True, "an answer, delivered as thinking")
+    server.continuation = [("Wait, ", "let ", "me ", "check.")]
+    _, report = examined(server, capsys, "--endpoint", "vllm")
+    assert by_way(report)["chat"] == (False, "it thought on instead of answering")
+
+
+def test_without_a_switch_nothing_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    refuses = ("chat_template_kwargs", "reasoning_effort", "reasoning_budget_tokens")
+    with serving(thought=400, refuses=refuses) as server:
+        _, report = examined(server, capsys, "--endpoint", "vllm")
+    assert found(report, "off")["verified"] is False
+    assert 'continuation = ["raw_completions", "chat"]' in report["capability"]
+
+
+@pytest.mark.parametrize(
+    ("control", "verified", "observed"),
+    [
+        ("ends", True, "100 tokens of thinking, its end was asked for after 100, and an answer"),
+        ("is ignored", False, "ignored: 400 tokens of thinking, its end was asked for after 100"),
+        ("is refused", False, "refused: 400 no such completion"),
+        (None, False, "refused: 404 no such route"),
+    ],
+)
+def test_a_running_thought_is_ended_where_the_server_does_that(
+    capsys: pytest.CaptureFixture[str], control: Any, verified: bool, observed: str
+) -> None:
+    with serving(thought=400, delay_s=0.0005) as server:
+        server.control, server.build = control, "b9999"
+        code, report = examined(server, capsys)
+    live = found(report, "live_end")
+    assert (report["endpoint"], report["engine"]) == ("llama.cpp", "llama.cpp b9999")
+    assert (live["verified"], live["sent"]) == (verified, {"reasoning_control": True})
+    # What was under way when the end was asked for still comes.
+    assert live["observed"].split(" tokens")[1:] == observed.split(" tokens")[1:] or not verified
+    assert verified or live["observed"] == observed
+    assert (code, report["broken"]) == ((0, []) if verified else (1, ["live_end"]))
+    assert ("live_end = true" in report["capability"]) is verified
+
+
+def test_nobody_else_is_asked_to_end_a_running_thought(
+    server: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = examined(server, capsys, "--endpoint", "vllm")
+    assert "live_end" not in {t["name"] for t in report["tried"]}
+    assert "/chat/completions/control" not in server.paths
+    _, report = examined(server, capsys, "--endpoint", "transformers-serve")
+    assert list(by_way(report)) == ["raw_completions"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "counts", "kind"),
+    [("vllm", False, "vllm"), (None, True, "vllm"), ("someone", False, "openai-compatible")],
+)
+def test_a_version_alone_does_not_make_a_server_vllm(
+    server: Scripted, capsys: pytest.CaptureFixture[str], owner: str | None, counts: bool, kind: str
+) -> None:
+    server.version, server.owner, server.counts = "1.2", owner, counts
+    _, report = examined(server, capsys)
+    assert report["endpoint"] == kind
+    assert report["engine"] == ("vLLM 1.2" if kind == "vllm" else None)
 
 
 def test_a_row_of_the_table_is_corrected_and_not_replaced(
