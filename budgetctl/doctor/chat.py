@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from http.client import HTTPException
 from typing import Any
 
 from budgetctl.adapters.base import LIVE_END
 from budgetctl.capabilities import Capability, Continuation, EndpointKind, guess_endpoint
 from budgetctl.channels import REASONING_FIELDS, ChatChannels
 from budgetctl.doctor.endpoint import Reply
+from budgetctl.doctor.server import PATIENCE_S, Server
 from budgetctl.engine import Transcript, endings
 from budgetctl.engine.endings import CHAT
 from budgetctl.engine.stopper import CONTROL
@@ -23,38 +20,14 @@ QUESTION = (
     "How many has each of them?"
 )
 TIMEOUT_S = 120.0
-WORDS = 80
+WORDS = 120
 """So many characters of what a server says are shown."""
-PATIENCE_S = 3.0
-"""How long a server may take to notice that a stream was closed."""
-
-_ABOUT: tuple[tuple[str, str, EndpointKind, str], ...] = (
-    ("/version", "version", "vllm", "vLLM"),
-    ("/get_server_info", "version", "sglang", "SGLang"),
-    ("/props", "build_info", "llama.cpp", "llama.cpp"),
-)
-"""Where engines tell their version: path, key, kind of endpoint, name."""
+_GO_ON = ("vllm", "sglang", "llama.cpp")
+"""Kinds that know ``ignore_eos``: a small model may else be done before its counter is read."""
 REFUSALS = (400, 404, 405, 422, 501)
 """Statuses by which a server refuses what was asked; any other says nothing about the parameters."""
-MOST_BYTES = 1_000_000
-_RUNNING = re.compile(
-    r"^(?:vllm:num_requests_running|sglang:num_running_reqs|llamacpp:requests_processing)(?:\{[^}]*\})?\s+(\d+(?:\.\d+)?)\b",
-    re.MULTILINE,
-)
-
-
 Watch = Callable[[Transcript, Mapping[str, Any]], None]
 """Is told of every chunk, and of the response so far."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key along, to wherever it leads."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class ChatEndpoint:
@@ -81,9 +54,10 @@ class ChatEndpoint:
         self.model = model
         self._messages = [{"role": "user", "content": question}]
         self._max_tokens = max_tokens
-        self._root = str(client.base_url).rstrip("/").removesuffix("/v1")
+        self._server = Server(str(client.base_url), client.auth_headers)
         self.calls = 0
-        self._engine, found = self._about()
+        engine, found = self._server.engine()
+        self._engine = None if engine is None else self._clean(engine)
         self.kind: str = kind or found or guess_endpoint(str(client.base_url))
 
     def engine(self) -> str | None:
@@ -142,7 +116,7 @@ class ChatEndpoint:
 
     def stops_when_closed(self) -> tuple[bool | None, str]:
         """Close a stream early and read from the server's counter whether it stopped generating."""
-        before = self._running()
+        before = self._server.at_rest()
         if before is None:
             return None, "the server has no counter of running requests at /metrics to read it from"
         from openai import OpenAIError
@@ -150,20 +124,21 @@ class ChatEndpoint:
         self.calls += 1
         try:
             stream = self._client.chat.completions.create(
-                model=self.model, messages=self._messages, stream=True, **self._limit()
+                model=self.model,
+                messages=self._messages,
+                stream=True,
+                extra_body={"ignore_eos": True} if self.kind in _GO_ON else {},
+                **self._limit(),
             )
             with stream:
-                for n, _ in enumerate(stream):
-                    if n >= 4:
-                        break
-                during = self._running() or 0
+                seen = self._counted(stream, above=before)
         except (OpenAIError, ValueError) as error:
             return None, f"failed: {self._clean(str(error))}"
-        if during <= before:
+        if not seen:
             return None, "its counter of running requests did not rise during a call"
         closed, end = time.monotonic(), time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            if (self._running() or 0) <= before:
+            if (self._server.running() or 0) <= before:
                 return True, f"its counter of running requests fell within {time.monotonic() - closed:.1f} s"
             time.sleep(0.05)
         return False, f"the request was still running {PATIENCE_S:g} s after the stream was closed"
@@ -172,35 +147,17 @@ class ChatEndpoint:
         name = "max_completion_tokens" if self.kind == "openai" else "max_tokens"
         return {name: self._max_tokens}
 
-    def _about(self) -> tuple[str | None, EndpointKind | None]:
-        for path, key, kind, name in _ABOUT:
-            found = self._get(path)
-            version = None if found is None else _parsed(found).get(key)
-            if isinstance(version, str) and version and (kind != "vllm" or self._is_vllm()):
-                return f"{name} {self._clean(version)}", kind
-        return None, None
-
-    def _is_vllm(self) -> bool:
-        """Look for a second sign: all sorts of servers tell a version at ``/version``."""
-        models = _parsed(self._get("/v1/models") or "").get("data")
-        if isinstance(models, list) and any(
-            isinstance(m, dict) and m.get("owned_by") == "vllm" for m in models
-        ):
-            return True
-        return "vllm:" in (self._get("/metrics") or "")
-
-    def _running(self) -> float | None:
-        found = self._get("/metrics")
-        counts = _RUNNING.findall(found) if found is not None else []
-        return sum(map(float, counts)) if counts else None
-
-    def _get(self, path: str) -> str | None:
-        try:
-            request = urllib.request.Request(f"{self._root}{path}", headers=dict(self._client.auth_headers))
-            with _OPENER.open(request, timeout=PATIENCE_S) as response:
-                return str(response.read(MOST_BYTES).decode("utf-8", "replace"))
-        except (OSError, ValueError, HTTPException):  # refused, unreachable, not found, or no HTTP
-            return None
+    def _counted(self, stream: Iterable[Any], *, above: float) -> bool:
+        """Read a stream until the counter of running requests, which lags, is seen to count it."""
+        first: float | None = None
+        for _ in stream:
+            now = time.monotonic()
+            first = now if first is None else first
+            if (self._server.running() or 0) > above:
+                return True
+            if now - first > PATIENCE_S:
+                break
+        return False
 
     def _reply(
         self,
@@ -254,14 +211,6 @@ def _read(chunks: Iterable[Mapping[str, Any]], watch: Watch) -> Reply:
         untagged=transcript.untagged,
         finish=transcript.finish,
     )
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, Mapping) else {}
 
 
 def _words(error: Any) -> str:

@@ -245,8 +245,9 @@ class Transcript:
             self.reasoning_tokens += self._answer_tokens
             self._answer, self._answer_tokens, self._answered, self._first_answer = [], 0, False, None
         elif event.kind == "usage" and event.usage is not None:
-            split = {"reasoning_tokens": None, "answer_tokens": None} if self._closed else {}
-            self.reported = replace(event.usage, **split)
+            self.reported = event.usage
+            if self._closed:
+                self.reported = replace(event.usage, reasoning_tokens=None, answer_tokens=None)
         elif event.kind == "finish":
             self.finish = event.finish
 

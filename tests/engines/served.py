@@ -17,13 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 START_S = 180
+LOG = "serve.log"
 
 
 class Served:
-    """A running server."""
+    """A running server, whose output goes to ``home``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, home: Path) -> None:
         self.process = process
+        self._log = home / LOG
         self.url = f"http://127.0.0.1:{port}/v1"
         self.model = model
         self._metrics = f"http://127.0.0.1:{port}/metrics"
@@ -51,13 +53,16 @@ class Served:
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}")
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {self._said()}")
             try:
                 urllib.request.urlopen(self._health, timeout=2).close()
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
-        raise RuntimeError(f"the server did not answer within {START_S} s")
+        raise RuntimeError(f"the server did not answer within {START_S} s: {self._said()}")
+
+    def _said(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]
 
 
 @contextmanager
@@ -65,7 +70,7 @@ def serving(model: Path, *, home: Path) -> Iterator[Served]:
     """Serve ``model`` on a free port; ``home`` is an empty folder in place of the model cache."""
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
     with _running([*command, "--device", "cpu", "--dtype", "float32"], home=home) as (process, port):
-        server = Served(process, port, str(model))
+        server = Served(process, port, str(model), home)
         server.wait()
         yield server
 
@@ -78,10 +83,11 @@ def serving_vllm(python: str, model: Path, *, home: Path, name: str) -> Iterator
     command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", "2048", "--max-num-seqs", "8"]
     command += ["--reasoning-parser", "qwen3", "--reasoning-config", json.dumps(tags)]
+    command += ["--trust-request-chat-template"]  # a test brings one that keeps the thought of a turn
     # With a thread on every core nothing is left for the part of the server that hears of a client's leaving.
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
     with _running(command, home=home, env=env) as (process, port):
-        server = Served(process, port, name)
+        server = Served(process, port, name, home)
         server.wait()
         yield server
 
@@ -95,14 +101,13 @@ def _running(
         port = probe.getsockname()[1]
     command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(home), **env}
-    log = (home / "serve.log").open("wb")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    with (home / LOG).open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process, port
     finally:
         # The whole session: the server may have helpers.
         _end(process)
-        log.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -183,6 +183,16 @@ async def test_without_raw_completions_the_assistants_turn_goes_on(server: Scrip
     assert (stop.actuator, stop.degraded, stop.extra_calls, stop.prefill_tokens) == ("chat", False, 2, 70)
 
 
+@every_way
+async def test_an_answer_that_the_server_counts_as_thinking_is_counted_as_an_answer(
+    server: Scripted, way: str
+):
+    server.scenario = "no completions"
+    got = await call(server, way, endpoint="sglang")
+    assert got.outcome.usage.answer_tokens == len(server.answer)
+    assert got.outcome.usage.reasoning_tokens == 55
+
+
 async def test_what_was_refused_once_is_not_tried_again(server: Scripted):
     server.scenario = "no completions"
     async with opened(server, "stream", "cap:50", endpoint="sglang") as client:

@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.skipif(find_spec("torch") is None, reason="needs torch and transformers"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the server's activity from /proc"),
 ]
+SENTENCE = 16
+"""Tokens in a sentence of this model."""
 IDLE = 0.25
 """Share of a generating server's CPU time below which it counts as idle."""
 
@@ -93,6 +95,38 @@ def test_a_capped_stream_shows_both_channels_and_ends_with_an_answer(
     details = usage.completion_tokens_details
     assert details is not None
     assert details.reasoning_tokens == found.usage.reasoning_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cap_is_kept_on_every_question_and_all_are_answered(server: Served, stream: bool):
+    from budgetctl.evals import pocket
+    from transformers import AutoTokenizer
+
+    cap, spent = 24, []
+    with OpenAI(base_url=server.url, api_key="x", max_retries=0, timeout=60) as sdk:
+        client = wrap(
+            sdk,
+            policy=f"cap:{cap}",
+            endpoint="transformers-serve",
+            classifier=None,
+            tokenizer=AutoTokenizer.from_pretrained(server.model),
+        )
+        for question in sorted(pocket.questions("test", 200), key=lambda q: -q.level)[:8]:
+            reply: Any = client.chat.completions.create(
+                model=server.model, messages=[{"role": "user", "content": question.text}], stream=stream
+            )
+            if stream:
+                answer = "".join(c.choices[0].delta.content or "" for c in reply if c.choices)
+            else:
+                answer = reply.choices[0].message.content
+            found = budgetctl.outcome(reply)
+            assert answer.strip()
+            assert found.answered
+            assert found.usage.provenance == "counted"
+            spent.append(found.reasoning_tokens or 0)
+    print(f"\ncap {cap}, {'stream' if stream else 'whole'}: overshoot {[tokens - cap for tokens in spent]}")
+    assert max(spent) <= 1.1 * cap + SENTENCE
+    assert sum(tokens >= cap for tokens in spent) >= 4, "else there was nothing to cut"
 
 
 def test_counts_with_the_models_own_tokenizer_are_exact(server: Served, question: Any):
