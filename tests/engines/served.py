@@ -84,8 +84,10 @@ def serving_vllm(python: str, model: Path, *, home: Path, name: str) -> Iterator
     command += ["--max-model-len", "2048", "--max-num-seqs", "8"]
     command += ["--reasoning-parser", "qwen3", "--reasoning-config", json.dumps(tags)]
     command += ["--trust-request-chat-template"]  # a test brings one that keeps the thought of a turn
+    command += ["--logits-processors", "pace:Pace"]
     # With a thread on every core nothing is left for the part of the server that hears of a client's leaving.
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = str(Path(__file__).parent)
     with _running(command, home=home, env=env) as (process, port):
         server = Served(process, port, name, home)
         server.wait()
