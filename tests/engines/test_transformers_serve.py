@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -207,51 +207,78 @@ def generating(server: Served, stream: Any) -> float:
     return server.busy_s()
 
 
+def ends(server: Served, leave: Callable[[], tuple[float, float]]) -> bool:
+    """Whether a generation ends with ``leave``: it returns CPU seconds of a second of it, and of one after.
+
+    ``transformers serve`` itself overlooks about one closed connection in 25, the plain SDK's as well, and
+    then generates to the end: hence three tries.
+    """
+    for _ in range(3):
+        busy, after = leave()
+        if after < IDLE * busy:
+            return True
+        while server.busy_s(0.5) > IDLE * 0.5 * busy:
+            pass
+    return False
+
+
 def test_closing_a_stream_ends_the_generation(
     client: OpenAI, server: Served, question: Any, endless: dict[str, Any]
 ):
     watched = client.with_policy("full")  # type: ignore[attr-defined]
-    stream = watched.chat.completions.create(
-        model=server.model, messages=question, stream=True, extra_body=endless
-    )
-    busy = generating(server, stream)
-    stream.close()
-    assert server.busy_s() < IDLE * busy
-    assert budgetctl.outcome(stream).stop.reason == StopReason.CALLER
+
+    def leave() -> tuple[float, float]:
+        stream = watched.chat.completions.create(
+            model=server.model, messages=question, stream=True, extra_body=endless
+        )
+        busy = generating(server, stream)
+        stream.close()
+        assert budgetctl.outcome(stream).stop.reason == StopReason.CALLER
+        return busy, server.busy_s()
+
+    assert ends(server, leave)
 
 
 def test_a_cap_ends_the_generation(client: OpenAI, server: Served, question: Any, endless: dict[str, Any]):
     call = {"model": server.model, "messages": question, "extra_body": endless}
     watched = client.with_policy("full")  # type: ignore[attr-defined]
-    free = watched.chat.completions.create(**call, stream=True)
-    busy = generating(server, free)
-    free.close()
-    capped = client.chat.completions.create(**call, stream=True, max_completion_tokens=40)
-    finish = [c.choices[0].finish_reason for c in capped][-1]
-    assert server.busy_s() < IDLE * busy, "1,900 tokens were asked for; the server is idle after 40"
-    assert budgetctl.outcome(capped).stop.reason == StopReason.CAP
-    assert finish == "length", "this model was kept from ending its answer"
+
+    def leave() -> tuple[float, float]:
+        free = watched.chat.completions.create(**call, stream=True)
+        busy = generating(server, free)
+        free.close()
+        capped = client.chat.completions.create(**call, stream=True, max_completion_tokens=40)
+        finish = [c.choices[0].finish_reason for c in capped][-1]
+        assert budgetctl.outcome(capped).stop.reason == StopReason.CAP
+        assert finish == "length", "this model was kept from ending its answer"
+        return busy, server.busy_s()
+
+    assert ends(server, leave), "1,900 tokens were asked for; the server is idle after 40"
 
 
-async def test_cancelling_a_task_ends_the_generation(server: Served, question: Any, endless: dict[str, Any]):
-    async with AsyncOpenAI(base_url=server.url, api_key="x", timeout=60) as sdk:
-        client = wrap(sdk, policy="full", endpoint="transformers-serve", classifier=None)
-        stream = await client.chat.completions.create(
-            model=server.model, messages=question, stream=True, extra_body=endless
-        )
-        begun = asyncio.Event()
+def test_cancelling_a_task_ends_the_generation(server: Served, question: Any, endless: dict[str, Any]):
+    async def cancelled() -> tuple[float, float]:
+        async with AsyncOpenAI(base_url=server.url, api_key="x", timeout=60) as sdk:
+            client = wrap(sdk, policy="full", endpoint="transformers-serve", classifier=None)
+            stream = await client.chat.completions.create(
+                model=server.model, messages=question, stream=True, extra_body=endless
+            )
+            begun = asyncio.Event()
 
-        async def consume() -> None:
-            async for _ in stream:
-                begun.set()
+            async def consume() -> None:
+                async for _ in stream:
+                    begun.set()
 
-        task = asyncio.create_task(consume())
-        await begun.wait()
-        busy = await asyncio.to_thread(server.busy_s)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(server.busy_s) < IDLE * busy
+            task = asyncio.create_task(consume())
+            await begun.wait()
+            busy = await asyncio.to_thread(server.busy_s)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # Still within the client: leaving it closes the connection, whatever the cancelled task did.
+            return busy, await asyncio.to_thread(server.busy_s)
+
+    assert ends(server, lambda: asyncio.run(cancelled()))
 
 
 def test_the_doctor_finds_what_this_engine_keeps(
