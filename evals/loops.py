@@ -30,6 +30,8 @@ CHARS_PER_TOKEN = 4
 SEEN_CHARS = 16384
 """What a criterion is shown of a thought."""
 SHORTEST, LONGEST = 4, 400
+LONG = 64
+"""Words of a loop whose first four rounds are the 256 words that the criterion wants to see repeated."""
 PERIODS = 3
 """So many times something may be said again before it should have been stopped."""
 DIFFERENT_WORDS = 10
@@ -50,7 +52,8 @@ class Loops:
         loops: Loops that were made.
         caught: Share of them that was stopped before the text ended, after 12 periods or 600 words.
         in_time: Share that was stopped within three periods after the first.
-        in_time_or_256: The same, or within 256 words where those are more.
+        long_in_time: The same, of loops of at least 64 words.
+        in_time_or_256: Share that was stopped within three periods, or within 256 words where those are more.
     """
 
     traces: int
@@ -59,6 +62,7 @@ class Loops:
     loops: int
     caught: float
     in_time: float
+    long_in_time: float
     in_time_or_256: float
 
 
@@ -85,21 +89,24 @@ def measure(texts: Sequence[str], *, loops: int, seed: int = 0) -> Loops:
         EvalError: No text is long enough to make a loop of.
     """
     rng = random.Random(seed)
-    long = [text for text in texts if len(text.split()) > LEAD_WORDS + SHORTEST]
-    if loops and not long:
+    usable = [text for text in texts if len(text.split()) > LEAD_WORDS + SHORTEST]
+    if loops and not usable:
         raise EvalError(
             f"no text of more than {LEAD_WORDS + SHORTEST} words among {len(texts)} with a right answer"
         )
     false = sum(stopped_at(text) is not None for text in texts)
-    delays = [_delay(rng.choice(long), rng) for _ in range(loops)]
+    delays = [_delay(rng.choice(usable), rng) for _ in range(loops)]
     found = [(words, period) for words, period in delays if words is not None]
+    in_time = [period for words, period in found if words <= (PERIODS + 1) * period + SLACK_WORDS]
+    long = sum(period >= LONG for _, period in delays)
     return Loops(
         traces=len(texts),
         false_stops=false,
         false_stop_ci=wilson(false, len(texts)),
         loops=loops,
         caught=len(found) / max(loops, 1),
-        in_time=sum(w <= (PERIODS + 1) * p + SLACK_WORDS for w, p in found) / max(loops, 1),
+        in_time=len(in_time) / max(loops, 1),
+        long_in_time=sum(period >= LONG for period in in_time) / max(long, 1),
         in_time_or_256=sum(w <= max((PERIODS + 1) * p, 256) + SLACK_WORDS for w, p in found) / max(loops, 1),
     )
 
@@ -165,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{found.traces} texts with a right answer: {found.false_stops} stopped "
         f"(95 %: {100 * low:.2f} to {100 * high:.2f} %)\n"
         f"{found.loops} loops of {SHORTEST} to {LONGEST} words: {100 * found.caught:.1f} % stopped, "
-        f"{100 * found.in_time:.1f} % within {PERIODS} periods after the first, "
+        f"{100 * found.in_time:.1f} % within {PERIODS} periods after the first "
+        f"({100 * found.long_in_time:.1f} % of those of {LONG} words or more), "
         f"{100 * found.in_time_or_256:.1f} % within those or 256 words"
     )
     return 0

@@ -7,9 +7,8 @@
   wrong, with the whole cap spent. That is the pessimistic reading, and such results say so.
 * A policy sees what a live run would have seen: question text, model, its facts, the pace of the named speed
   profile. Never the length of the trace and never a later row.
-* A stop preset sees the recorded points of the trace in order, with the trial answer (``signals.p_top`` and
-  ``signals.p_choice_mass``) that was recorded there, and ends the thinking at the first that convinces it.
-  Each trial costs the tokens that it generated. Loops leave no mark on a recording without its text.
+* A stop preset sees the recorded points of the trace in order, with the signals that were recorded there, and
+  ends the thinking at the first that convinces it (:mod:`budgetctl.evals.stops`). Probes cost their tokens.
 * Where no time was recorded, seconds = ttft + tokens x seconds per token; such numbers are marked modelled.
 """
 
@@ -22,12 +21,13 @@ from dataclasses import dataclass, field, replace
 
 from budgetctl.evals.cube import CubeRow
 from budgetctl.evals.results import Result
+from budgetctl.evals.stops import EVERY, watch
 
 from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import EvalError
 from budgetctl.policy import Policy
-from budgetctl.stopping.presets import WITH_TRIALS, preset
-from budgetctl.types import Budget, Limits, ModelFacts, Pace, Progress, Query, StopReason, Trial
+from budgetctl.stopping.presets import Preset
+from budgetctl.types import Budget, Limits, ModelFacts, Pace, Query, StopReason
 
 SPEED_PROFILES: Mapping[str, Pace] = {
     "nominal": Pace(ttft_s=0.5, s_per_token=0.02),
@@ -38,10 +38,7 @@ SPEED_PROFILES: Mapping[str, Pace] = {
 
 PESSIMISTIC = "uncoupled trace cut by the cap: counted as unanswered (pessimistic)"
 
-TRIAL_SIGNALS = ("p_top", "p_choice_mass")
-NO_TRIALS = "no trial answer was recorded before the end: the stop preset could not act"
-TRIAL_TOKENS = 1
-"""What a recorded trial answer generated: one letter."""
+UNRECORDED = "not recorded before the end, so the stop preset could not act on it"
 
 FactsOf = Callable[[str], ModelFacts]
 
@@ -247,6 +244,7 @@ def _result(row: CubeRow, budget: Budget, *, pace: Pace) -> Result:
         model=row.model,
         sample=row.sample,
         correct=row.correct,
+        answer=None if row.answer is None else str(row.answer),
         reasoning_tokens=reasoning,
         output_tokens=row.output_tokens,
         ttfo_s=ttfo,
@@ -257,35 +255,33 @@ def _result(row: CubeRow, budget: Budget, *, pace: Pace) -> Result:
     )
 
 
-def stopped(trace: Trace, result: Result, *, pace: Pace) -> Result:
+def stopped(
+    trace: Trace,
+    result: Result,
+    *,
+    pace: Pace,
+    presets: Mapping[str, Preset] | None = None,
+    every: int = EVERY,
+) -> Result:
     """Return what is left of a result when its budget's stop preset may end the thinking before.
 
     Args:
         trace: What was recorded.
         result: What the call comes to without the preset.
         pace: The speed profile.
+        presets: As for :func:`replay`.
+        every: As for :func:`replay`.
     """
-    if result.budget.stop not in WITH_TRIALS or result.reasoning_tokens is None:
+    if result.reasoning_tokens is None:
         return result
-    criterion, spent = preset(result.budget.stop, cap=result.budget.reasoning_tokens), 0
-    for at, row in points(trace, result):
-        trial = _trial(row)
-        if trial is None:
-            continue
-        spent += TRIAL_TOKENS
-        progress = Progress(
-            reasoning_tokens=at,
-            reasoning="",
-            elapsed_s=pace.seconds(at + spent),
-            s_per_token=pace.s_per_token,
-            trial=trial,
-        )
-        evidence = criterion.observe(progress)
-        if evidence is not None:
-            return _with_trials(cut(row, result, stop=evidence.reason, pace=pace), spent, pace=pace)
-    if not spent and result.reasoning_tokens and result.budget.effort is None:
-        return replace(result, notes=(*result.notes, NO_TRIALS))
-    return _with_trials(result, spent, pace=pace)
+    stop = watch(points(trace, result), result, pace=pace, presets=presets, every=every)
+    if stop is None:
+        return result
+    if stop.row is not None and stop.evidence is not None:
+        result = cut(stop.row, result, stop=stop.evidence.reason, pace=pace)
+    elif stop.missing and result.reasoning_tokens and result.budget.effort is None:
+        result = replace(result, notes=(*result.notes, f"{UNRECORDED}: {', '.join(sorted(stop.missing))}"))
+    return _with_trials(result, stop.probe_tokens, pace=pace) if stop.probe_tokens else result
 
 
 def points(trace: Trace, result: Result) -> list[tuple[int, CubeRow]]:
@@ -299,20 +295,6 @@ def points(trace: Trace, result: Result) -> list[tuple[int, CubeRow]]:
 def cut(row: CubeRow, result: Result, *, stop: StopReason, pace: Pace) -> Result:
     """Return what ``result`` comes to when its thinking ends at a recorded point."""
     return replace(_result(row, result.budget, pace=pace), sample=result.sample, stop=str(stop))
-
-
-def _trial(row: CubeRow) -> Trial | None:
-    confidence, mass = (_probability(row, name) for name in TRIAL_SIGNALS)
-    return None if confidence is None or mass is None else Trial(confidence=confidence, mass=mass)
-
-
-def _probability(row: CubeRow, name: str) -> float | None:
-    value = row.signals.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise EvalError(f"{row.question_key}: signals.{name}: seen {value!r}, expected a number from 0 to 1")
-    return float(value)
 
 
 def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:
@@ -340,6 +322,8 @@ def replay(
     classifier: Classifier | str | None = None,
     facts_of: FactsOf = no_facts,
     limits: Limits | None = None,
+    presets: Mapping[str, Preset] | None = None,
+    every: int = EVERY,
 ) -> list[Result]:
     """Return one result per trace under a policy, decided by the controller that live calls use.
 
@@ -351,9 +335,11 @@ def replay(
         facts_of: Model name to what a live run would know of that model. That thinking can be capped, and
             switched off where an answer without it was recorded, is added.
         limits: What the caller could spend on each call.
+        presets: Other soft criteria for the stop presets (see :func:`budgetctl.stopping.soft`).
+        every: Tokens of thinking after a trial answer that ended nothing until the next one, the first time.
 
     Raises:
-        ConfigError: The policy does not parse.
+        ConfigError: The policy does not parse, or ``presets`` name what there is not.
         ClassifierError: The policy needs the classifier, and it cannot be loaded.
         EvalError: The recording cannot answer for a budget that the policy gave.
     """
@@ -369,7 +355,9 @@ def replay(
             facts=replace(facts_of(trace.natural.model), can_cap=True, can_switch_off=trace.off is not None),
             pace=pace,
         )
-        result = stopped(trace, play(trace, decision.budget, pace=pace), pace=pace)
+        result = stopped(
+            trace, play(trace, decision.budget, pace=pace), pace=pace, presets=presets, every=every
+        )
         notes = result.notes if decision.fallback is None else (*result.notes, decision.fallback)
         # An off row may be borrowed from another sample; it still stands for this one.
         results.append(replace(result, sample=trace.natural.sample, notes=notes))

@@ -80,6 +80,13 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|TTFT,S_PER_TOKEN",
         help="speed where none was recorded: nominal (0.5,0.02; the default), fast, slow, or two numbers",
     )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=128,
+        metavar="N",
+        help="tokens of thinking between a trial answer that ended nothing and the next (default: %(default)s)",
+    )
     _add_common(parser, default=REPLAY_POLICIES)
     parser.set_defaults(run=run_replay)
 
@@ -154,9 +161,10 @@ def run_replay(args: argparse.Namespace) -> int:
                 pace=pace,
                 classifier=_classifier(args.classifier),
                 facts_of=lambda model: table.lookup(model, "in-process").facts(),
+                every=args.every,
             )
     for policy in asked:
-        if any(r.probe_tokens for r in runs[policy]):
+        if any(r.stop for r in runs[policy]):
             by_lot = baselines.random_stop(recording, runs[policy], pace=pace, seed=args.seed)
             runs[f"by lot as {policy}"] = by_lot
     for reason, count in recording.left_out.items():
@@ -169,6 +177,7 @@ def run_replay(args: argparse.Namespace) -> int:
         "policies": asked,
         "classifier": args.classifier,
         "speed_profile": {"ttft_s": pace.ttft_s, "s_per_token": pace.s_per_token},
+        "every": args.every,
         "left_out": dict(recording.left_out),
     }
     title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
@@ -216,6 +225,8 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what would fail only after the work is done."""
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
+    if getattr(args, "every", 0) < 0:
+        raise ConfigError(f"--every {args.every}: expected a whole number of tokens from 0")
     if not 0 <= args.margin <= 1:
         raise ConfigError(f"--margin {args.margin}: expected a share of questions from 0 to 1, such as 0.02")
     if args.out is not None and args.out.exists() and not args.out.is_dir():

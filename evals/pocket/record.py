@@ -40,9 +40,10 @@ def _signals(decoder: Decoder, reply: Reply, margin: float) -> dict[str, Any]:
     pieces = [decoder.tokenizer.decode([i]) for i in reply.ids]
     start = next((i + 1 for i, piece in enumerate(pieces) if piece == " is"), None)
     value = None if start is None or start >= len(pieces) else start
-    confidence = mass = None
+    confidence = mass = tokens = None
     if value is not None:
         stop = next((i for i in range(value, len(pieces)) if pieces[i] == "."), len(pieces))
+        tokens = min(stop + 1, len(pieces)) - value
         logprobs = reply.logprobs[value : max(stop, value + 1)]
         confidence, mass = math.exp(sum(logprobs) / len(logprobs)), reply.answer_mass[value]
     return {
@@ -50,6 +51,7 @@ def _signals(decoder: Decoder, reply: Reply, margin: float) -> dict[str, Any]:
         "trial_answer": read_answer(decoder.text(reply.ids)),
         "trial_confidence": None if confidence is None else round(confidence, 4),
         "answer_mass": None if mass is None else round(mass, 4),
+        "trial_tokens": tokens,
     }
 
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from budgetctl.evals.replay import NO_TRIALS, PESSIMISTIC, Recording, replay, speed_profile
+from budgetctl.evals.replay import PESSIMISTIC, UNRECORDED, Recording, replay, speed_profile
 
 from budgetctl.errors import ClassifierError, EvalError
 from budgetctl.types import Budget, ModelFacts, Pace
@@ -209,7 +209,7 @@ def test_replay_is_deterministic():
     assert run(rows, "cap:50") == run(rows, "cap:50")
 
 
-def signalled(name, *, trials, natural, right_from):
+def signalled(name, *, trials, natural, right_from, **more):
     """A trace with a trial answer (confidence, mass) at every recorded point."""
     rows = [
         row(
@@ -218,7 +218,7 @@ def signalled(name, *, trials, natural, right_from):
             value=at,
             tokens=at,
             correct=at >= right_from,
-            signals={"p_top": confidence, "p_choice_mass": mass},
+            signals={"p_top": confidence, "p_choice_mass": mass, **more},
         )
         for at, (confidence, mass) in trials.items()
     ]
@@ -230,7 +230,7 @@ TRIALS = {0: (1.0, 1.0), 100: (0.999, 0.01), 200: (0.9, 0.9), 300: (0.999, 0.9),
 
 def test_a_stop_preset_ends_thinking_at_the_first_trial_that_convinces_it():
     recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
-    [result] = run(recorded, "full+stop:balanced")
+    [result] = run(recorded, "full+stop:balanced", every=50)
     assert (result.correct, result.stop, result.probe_tokens) == (True, "settled", 3)
     assert result.reasoning_tokens == 300 + 3
     assert result.ttfo_s == PACE.seconds(303)
@@ -250,21 +250,57 @@ def test_a_preset_only_shortens_what_the_cap_leaves():
     [capped], [both] = (run(recorded, policy) for policy in ("cap:250", "cap:250+stop:balanced"))
     assert (capped.reasoning_tokens, both.reasoning_tokens) == (200, 200 + 1)
     assert both.stop is None
-    [long] = run(recorded, "cap:450+stop:balanced")
+    [long] = run(recorded, "cap:450+stop:balanced", every=50)
     assert long.reasoning_tokens == 303
 
 
 def test_trials_that_convince_nobody_are_paid_for():
     recorded = signalled("a", trials={100: (0.1, 0.1), 200: (0.2, 0.1)}, natural=300, right_from=0)
-    [result] = run(recorded, "full+stop:aggressive")
+    [result] = run(recorded, "full+stop:aggressive", every=50)
     assert (result.reasoning_tokens, result.probe_tokens, result.stop) == (302, 2, None)
+
+
+def test_after_a_trial_in_vain_the_next_one_waits_as_it_would_live():
+    trials = dict.fromkeys(range(100, 1000, 10), (0.1, 0.1))
+    recorded = signalled("a", trials=trials, natural=1000, right_from=0)
+    [result] = run(recorded, "full+stop:balanced", every=100)
+    assert result.probe_tokens == len([100, 200, 350, 580, 920])
+
+
+def test_probes_never_cost_more_than_a_tenth_of_the_thinking():
+    trials = dict.fromkeys(range(10, 500, 10), (0.1, 0.1))
+    recorded = signalled("a", trials=trials, natural=500, right_from=0, trial_tokens=4)
+    presets = {"balanced": {"trial_answer": {"confidence": 0.9, "mass": 0.5}, "min_think": 0}}
+    [result] = run(recorded, "full+stop:balanced", every=0, presets=presets)
+    assert 40 < result.probe_tokens <= 50
+
+
+def test_a_preset_of_ones_own_may_hold_any_criterion():
+    points = dict.fromkeys(range(100, 500, 100), (0.5, 0.9))
+    margins = signalled("a", trials=points, natural=500, right_from=300, close_margin=0.5)
+    [free] = run(margins, "full+stop:balanced", presets={"balanced": {"close_margin": {"margin": 1.0}}})
+    assert (free.reasoning_tokens, free.probe_tokens, free.stop) == (200, 0, "settled")
+    same = signalled("a", trials=points, natural=500, right_from=300, trial_answer="B")
+    agreement = {"aggressive": {"answer_agreement": {"k": 3}}}
+    [agreed] = run(same, "full+stop:aggressive", presets=agreement, every=10)
+    assert (agreed.reasoning_tokens, agreed.probe_tokens, agreed.stop) == (303, 3, "settled")
+    level = signalled("a", trials=points, natural=500, right_from=300, entropy_after=0.1)
+    settled = {"balanced": {"entropy_after_think": {"alpha": 1.0, "delta": 0.1}}}
+    [entropy] = run(level, "full+stop:balanced", presets=settled)
+    assert (entropy.reasoning_tokens, entropy.probe_tokens) == (404, 4)
+
+
+def test_what_a_preset_reads_and_no_point_has_is_said():
+    recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
+    [result] = run(recorded, "full+stop:balanced", presets={"balanced": {"low_confidence": {"bar": 9.0}}})
+    assert result.notes == (f"{UNRECORDED}: token_confidence",)
 
 
 def test_without_recorded_trials_a_preset_changes_nothing_and_says_so():
     recorded = curve("a", settled=20, natural=60)
     plain, stopped = run(recorded, "full"), run(recorded, "full+stop:aggressive")
     assert [replace(r, budget=plain[0].budget, notes=()) for r in stopped] == plain
-    assert [r.notes for r in stopped] == [(NO_TRIALS,)]
+    assert [r.notes for r in stopped] == [(f"{UNRECORDED}: trial",)]
 
 
 def test_unknown_lengths_stay_unknown_under_a_preset():
