@@ -85,7 +85,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128,
         metavar="N",
-        help="tokens of thinking between a trial answer that ended nothing and the next (default: %(default)s)",
+        help="tokens of thinking from a trial answer in vain to the next, at first (default: %(default)s)",
     )
     _add_common(parser, default=REPLAY_POLICIES)
     parser.set_defaults(run=run_replay)

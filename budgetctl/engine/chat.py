@@ -179,6 +179,8 @@ class ChatCall:
         self._ledger.first.flush()
         if not self._stopper.cut:
             yield from self._passage.end()
+            if not self._passage.spoilt and self._passage.garbled({"content": self._ledger.first.answer}):
+                self._notes.append("what had to be JSON is none, and had been passed on when that was seen")
 
     def _reclosed(self) -> bool:
         """Whether thinking that began again after the engine had ended it may be closed again, by us."""

@@ -200,6 +200,14 @@ async def test_json_that_the_cap_has_spoilt_is_asked_for_again(server: Scripted,
     assert "what had to be JSON was none" in str(got.outcome.fallback)
 
 
+@pytest.mark.parametrize("way", STREAMS)
+async def test_a_stream_of_json_that_the_cap_has_spoilt_is_recorded_as_such(server: Scripted, way: str):
+    server.scenario, server.answer = "json spoilt", ('{"value": ', "42}")
+    got = await call(server, way, response_format=JSON_MODE)
+    assert server.paths == ["/chat/completions"], "what the caller has seen cannot be taken back"
+    assert "what had to be JSON is none" in str(got.outcome.fallback)
+
+
 # --- Caps and tags ---
 
 
