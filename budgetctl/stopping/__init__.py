@@ -5,6 +5,7 @@ from __future__ import annotations
 from budgetctl.types import Budget
 
 from .boundary import Boundaries
+from .candidate import CandidateSeen, StallStop
 from .compose import AllOf, AnyOf, Criterion, Signal
 from .criteria import ANSWER_TOKENS, GRACE, Deadline, ReasoningCap, with_grace
 from .guard import MIN_SHARE, MIN_THINK, Guarded
@@ -24,6 +25,7 @@ __all__ = [
     "AnswerAgreement",
     "AnyOf",
     "Boundaries",
+    "CandidateSeen",
     "CloseMargin",
     "Criterion",
     "Deadline",
@@ -35,6 +37,7 @@ __all__ = [
     "ProbeLedger",
     "ReasoningCap",
     "Signal",
+    "StallStop",
     "TrialAnswer",
     "Trials",
     "monitor",

@@ -16,6 +16,7 @@ from typing import Any
 
 from budgetctl.errors import ConfigError
 
+from .candidate import StallStop
 from .compose import AnyOf, Criterion
 from .guard import MIN_THINK, Guarded
 from .loop import LoopStop
@@ -42,6 +43,7 @@ _CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "close_margin": CloseMargin,
     "entropy_after_think": EntropyAfterThink,
     "low_confidence": LowConfidence,
+    "stall": StallStop,
     "trial_answer": TrialAnswer,
 }
 
