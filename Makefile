@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-engines check format lint types bench weights clean
+.PHONY: install demo test test-engines test-inspect test-integrations test-browser test-statistical check format lint types bench weights clean
 
 install: $(STAMP)
 
@@ -26,6 +26,11 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
+# Packages that cannot share an environment, each family in one of its own below .venvs; FAMILY=litellm runs one.
+FAMILY ?=
+test-integrations:
+	TORCH_INDEX="$(TORCH_INDEX)" $(PYTHON) tests/integrations/families.py $(FAMILY)
+
 # Real engines, each in an environment of its own; what cannot be started fails.
 VLLM := .venv-vllm
 test-engines: install $(VLLM)/.installed
@@ -37,6 +42,25 @@ $(VLLM)/.installed: tests/engines/install_vllm.py constraints.txt
 	$(VLLM)/bin/python -m pip install --quiet --upgrade "pip>=24" wheel
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX) torch
 	$(VLLM)/bin/python tests/engines/install_vllm.py
+	touch $@
+
+# The report in a real browser: BUDGETCTL_BROWSER is its command. Also loads a page of 10,000 results.
+test-browser: install
+	BUDGETCTL_BROWSER=$${BUDGETCTL_BROWSER:-chromium} $(BIN)/python -m pytest -s tests/evals/test_report_browser.py
+
+# Worlds in which every certificate is wrong, in full; make test runs a sample of them.
+test-statistical: install
+	STATISTICAL_REPEATS=2000 $(BIN)/python -m pytest -s tests/statistical
+	$(BIN)/python -m budgetctl.evals.risk.honesty
+
+# The exported logs, in the viewer of the real inspect_ai, which has an environment of its own.
+INSPECT := .venv-inspect
+test-inspect: install $(INSPECT)/.installed
+	BUDGETCTL_INSPECT=$(abspath $(INSPECT))/bin/python $(BIN)/python -m pytest -rs tests/engines/test_inspect.py
+
+$(INSPECT)/.installed: constraints.txt
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/python -m pip install --quiet --constraint constraints.txt inspect-ai
 	touch $@
 
 check: install lint types
@@ -64,4 +88,4 @@ bench: install
 	$(BIN)/budgetctl bench
 
 clean:
-	rm -rf $(VENV) $(VLLM) .types build dist *.egg-info demo-out
+	rm -rf $(VENV) $(VLLM) $(INSPECT) .venvs .types build dist *.egg-info demo-out

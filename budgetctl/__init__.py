@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .config import Settings
     from .controller import Controller, override
     from .integrations.decorator import budgeted
-    from .integrations.openai import wrap
+    from .integrations.wrapping import wrap
     from .outcomes import Outcome, outcome
     from .records import JsonlSink, feedback
 
@@ -60,7 +60,7 @@ _LAZY = {
     "feedback": "records",
     "outcome": "outcomes",
     "override": "controller",
-    "wrap": "integrations.openai",
+    "wrap": "integrations.wrapping",
 }
 
 

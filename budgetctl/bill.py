@@ -23,7 +23,7 @@ CAPS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 QUANTILES = {"p50": 0.5, "p80": 0.8, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 NOTES = (
     "What a cap would have done to accuracy cannot be seen in a log: run budgetctl eval before capping.",
-    "Dollars are recorded costs, else list prices: standard tier, no cache or batch discount.",
+    "Dollars are recorded costs, else list prices: standard tier, no batch discount, cached input as told.",
 )
 _NAMED_UNKNOWN = 20
 

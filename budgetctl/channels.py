@@ -309,6 +309,15 @@ def split_response(response: Mapping[str, Any]) -> tuple[str, str]:
     return reasoning, answer
 
 
+def response_id(body: Mapping[str, Any]) -> str | None:
+    """Return the id of the Responses API object that a body is, or that a stream's event carries."""
+    response = body.get("response", body)
+    if not isinstance(response, Mapping) or response.get("object") != "response":
+        return None
+    found = response.get("id")
+    return found if isinstance(found, str) else None
+
+
 def parse_usage(usage: Mapping[str, Any], *, saw_reasoning: bool = False) -> Usage:
     """Read token counts of any OpenAI-style shape, chat or Responses.
 
@@ -324,6 +333,9 @@ def parse_usage(usage: Mapping[str, Any], *, saw_reasoning: bool = False) -> Usa
     prompt = _first(usage, "prompt_tokens", "input_tokens")
     completion = _first(usage, "completion_tokens", "output_tokens")
     details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    read = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    cached = _first(read, "cached_tokens")
+    cached = _first(usage, "prompt_cache_hit_tokens") if cached is None else cached  # DeepSeek's
     reasoning = _first(details, "reasoning_tokens", "thinking_tokens")
     reasoning = _first(usage, "reasoning_tokens") if reasoning is None else reasoning
     if not reasoning and saw_reasoning:
@@ -339,6 +351,8 @@ def parse_usage(usage: Mapping[str, Any], *, saw_reasoning: bool = False) -> Usa
         reasoning_tokens=reasoning,
         answer_tokens=answer,
         output_tokens=completion,
+        cached_tokens=cached,
+        cache_write_tokens=_first(read, "cache_write_tokens"),
         provenance="reported",
     )
 

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from budgetctl.callbacks import Callbacks
-from budgetctl.errors import BudgetctlError, ClassifierError, ConfigError, UnsupportedControl, brief
-from budgetctl.policy import Deadline, Policy, Situation, parse, policy_name
+from budgetctl.conversation import KEPT, Conversation, Conversations, conversation_of, current_id
+from budgetctl.errors import (
+    BudgetctlError,
+    CertificateMismatch,
+    ClassifierError,
+    ConfigError,
+    UnsupportedControl,
+    brief,
+)
+from budgetctl.names import Alias, Names
+from budgetctl.policy import (
+    Auto,
+    Certified,
+    Deadline,
+    Policy,
+    Situation,
+    aside,
+    at_most,
+    coverage,
+    parse,
+    policy_name,
+)
 from budgetctl.session import Session, outer_call
 from budgetctl.types import (
     Budget,
@@ -30,10 +52,13 @@ from budgetctl.types import (
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
+    from budgetctl.audit import Audits
     from budgetctl.capabilities import Capability, Table
+    from budgetctl.certificate import Circumstances
     from budgetctl.outcomes import Sink
     from budgetctl.pricing import Prices
     from budgetctl.speed import Speeds
+    from budgetctl.stopping import Preset
 
 logger = logging.getLogger("budgetctl")
 
@@ -70,17 +95,24 @@ class Render(Protocol):
 
 
 @contextmanager
-def override(policy: str | Policy) -> Iterator[None]:
-    """Use ``policy`` for every call made inside the ``with`` block, in this thread or task.
+def override(policy: str | Policy | None = None, *, conversation: str | None = None) -> Iterator[None]:
+    """Say something about every call made inside the ``with`` block, in this thread or task.
+
+    Args:
+        policy: The policy of these calls. A name out of a configuration is looked up by what loaded it:
+            ``override(settings.parse("careful"))``.
+        conversation: Id of the conversation that they belong to, where its opening does not tell it.
 
     Raises:
         ConfigError: The policy does not parse.
     """
-    token = _override.set(parse(policy))
+    policies = _override.set(_override.get() if policy is None else parse(policy))
+    ids = current_id.set(current_id.get() if conversation is None else conversation)
     try:
         yield
     finally:
-        _override.reset(token)
+        current_id.reset(ids)
+        _override.reset(policies)
 
 
 class Controller:
@@ -95,9 +127,12 @@ class Controller:
         limits: What one call may spend, unless the call says otherwise.
         min_confidence: Estimates below this confidence are set aside.
         route: Name of the traffic, written into the records.
+        names: What a configuration gives names to.
+        presets: Other soft criteria for the stop presets, as for :func:`budgetctl.stopping.soft`.
         capabilities: What models can do; None loads the table that ships with the package.
         prices: What models cost; None loads the table that ships with the package.
         speeds: Live speeds; give several controllers the same object to share what they learn.
+        audits: Makes a share of the calls once more at full thinking, and tells ``auto`` what that showed.
         sinks: Where outcomes go.
         callbacks: What to call on the way.
         clock: Seconds, monotonic.
@@ -117,14 +152,18 @@ class Controller:
         limits: Limits | None = None,
         min_confidence: float = MIN_CONFIDENCE,
         route: str | None = None,
+        names: Names | None = None,
+        presets: Mapping[str, Preset] | None = None,
         capabilities: Table | None = None,
         prices: Prices | None = None,
         speeds: Speeds | None = None,
+        audits: Audits | None = None,
         sinks: Sequence[Sink] = (),
         callbacks: Callbacks | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.policy = parse(policy)
+        self.names = names or Names()
+        self.policy = parse(policy, names=self.names.policies)
         self.mode: Mode = _one_of("mode", mode, Mode)
         self.caller_values: CallerValues = _one_of("caller_values", caller_values, CallerValues)
         if not 0 <= min_confidence <= 1:
@@ -133,6 +172,8 @@ class Controller:
         self.limits = limits or Limits()
         self.min_confidence = min_confidence
         self.route = route
+        self.presets = presets
+        self.audits = audits
         self.sinks = tuple(sinks)
         self.callbacks = callbacks or Callbacks()
         self.clock = clock
@@ -140,6 +181,7 @@ class Controller:
         self._capabilities = capabilities
         self._prices = prices
         self._speeds = speeds
+        self.conversations = Conversations()
 
     @property
     def capabilities(self) -> Table:
@@ -191,12 +233,52 @@ class Controller:
             return {}
 
     def with_policy(self, policy: str | Policy) -> Controller:
-        """Return a controller that differs in its policy only and shares everything else."""
+        """Return a controller that differs in its policy only and shares everything else.
+
+        Raises:
+            ConfigError: The policy does not parse.
+        """
+        other = self._copy()
+        other.policy = parse(policy, names=self.names.policies)
+        other.names = self.names.without_model_policies()
+        return other
+
+    def with_presets(self, presets: Mapping[str, Preset]) -> Controller:
+        """Return a controller with other soft criteria for the stop presets, which shares everything else."""
+        other = self._copy()
+        other.presets = presets
+        return other
+
+    def with_route(self, route: str) -> Controller:
+        """Return a controller for the traffic of one name, with the policy and the limits of that route.
+
+        Raises:
+            ConfigError: Routes are configured, and none of this name.
+        """
+        found = self.names.route(route)
+        other = self._copy() if found.policy is None else self.with_policy(found.policy)
+        other.route = route
+        other.limits = found.limits or self.limits
+        return other
+
+    def _copy(self) -> Controller:
         _ = self.capabilities, self.prices, self.speeds  # loaded now, they are loaded once
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.policy = parse(policy)
         return other
+
+    def alias(self, model: Any) -> Alias | None:
+        """Return what stands behind a model name, or stood behind it for a budgeted function around the call.
+
+        None where the name is the model's own.
+        """
+        if not isinstance(model, str):
+            return None
+        if model in self.names.models:
+            return self.names.models[model]
+        outer = outer_call.get()
+        known = None if outer is None else outer.alias
+        return known if known is not None and known.model == model else None
 
     def decide(
         self,
@@ -206,6 +288,10 @@ class Controller:
         limits: Limits | None = None,
         pace: Pace | None = None,
         price: Price | None = None,
+        endpoint: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        policy: Policy | None = None,
+        conversation: Conversation | None = None,
     ) -> Decision:
         """Return the decision for one call. Reads no network and changes nothing.
 
@@ -215,13 +301,17 @@ class Controller:
             limits: What this call may spend; None takes the controller's.
             pace: How fast the endpoint answers, if measured.
             price: What the model costs, if known.
+            endpoint: Kind of endpoint that the call goes to; no certificate holds where it is unknown.
+            params: The call's own parameters, likewise; None is none set.
+            policy: The policy of this call, unless it is overridden; None takes the controller's.
+            conversation: The conversation whose calls are decided alike; None decides the call by itself.
 
         Raises:
             BudgetctlError: Strict mode only; otherwise a fault of ours gives the caller's own parameters
                 and ``Decision.fallback`` says why.
         """
         started = self.clock()
-        policy = _override.get() or self.policy
+        policy = _override.get() or policy or self.policy
         estimate, fallback = self._estimate(query) if policy.needs_estimate else (None, None)
         situation = Situation(
             query=query,
@@ -230,29 +320,40 @@ class Controller:
             limits=limits or self.limits,
             pace=pace,
             price=price,
+            footing=self.audits.footing() if self.audits is not None and isinstance(policy, Auto) else None,
         )
+        asked = isinstance(policy, Certified) or situation.footing is not None
+        if asked and endpoint is not None:
+            seen = self._circumstances(query, endpoint=endpoint, params=params or {}, estimate=estimate)
+            situation = replace(situation, circumstances=seen)
+        elif isinstance(self.policy, Certified) and policy is not self.policy:
+            situation = replace(situation, void="overridden by another policy")
         try:
             name = policy_name(policy)
-            budget = policy.budget(situation)
-            limit = situation.limits.deadline_s
-            if limit is not None and (budget.deadline_s is None or budget.deadline_s > limit):
-                budget = tighter(budget, Deadline(limit, stop=budget.stop).budget(situation))
+            certificate, void = coverage(policy, situation, strict=self.strict)
+            kept = self.conversations.recall(conversation, name) if certificate is None else None
+            budget = _limited(kept or policy.budget(situation), situation)
             expected = expect(budget, situation)
+            if kept is not None:
+                budget = replace(budget, reasons=(KEPT, *budget.reasons))
+            elif certificate is None:
+                self.conversations.keep(conversation, name, budget)
         except Exception as error:
             if self.strict:
                 raise
             fallback = f"policy failed: {_why(error)}"
             logger.warning("%s; the call goes through unchanged", fallback)
-            name, expected = type(policy).__name__, Expected()
+            name, expected, certificate, void = type(policy).__name__, Expected(), None, fallback
             budget = Budget(stop="none", reasons=(fallback,))
         return Decision(
             budget=budget,
             policy=name,
-            policy_hash=_hash(name, estimate),
+            policy_hash=self.policy_hash(name, estimate, certificate=certificate),
             estimate=estimate,
             expected=expected,
             reasons=budget.reasons,
-            certificate_void_reason="no certificate configured",
+            certificate=certificate,
+            certificate_void_reason=void,
             fallback=fallback,
             decide_us=1e6 * (self.clock() - started),
         )
@@ -266,6 +367,9 @@ class Controller:
         render: Render,
         base_url: str | None = None,
         limits: Limits | None = None,
+        policy: Policy | None = None,
+        conversation: str | None = None,
+        repeatable: bool = False,
     ) -> Session:
         """Decide for one logical call and write the budget into its parameters.
 
@@ -276,30 +380,53 @@ class Controller:
             render: The adapter of the call's dialect.
             base_url: Where the call goes, to tell speeds of different endpoints apart.
             limits: What this call may spend; None takes the controller's.
+            policy: The policy of this call, unless it is overridden; None takes the controller's.
+            conversation: Id of the call's conversation, where it has one.
+            repeatable: The call can be made once more, and costs nothing but tokens: it may be audited.
 
         Raises:
             UnsupportedControl: Strict mode only: the model lacks a control that the budget needs.
         """
+        from budgetctl.adapters.paths import said, without_auto
+
         capability = self.capabilities.lookup(query.model, endpoint)
         place = base_url or endpoint
         outer = outer_call.get()
+        params = without_auto(params if outer is None else outer.restore(params))
+        outer = None if outer is None else outer.claim()
         if outer is not None:
-            params = outer.restore(params)
-        if outer is not None and not outer.claimed:
-            outer.claimed = True
-            decision = outer.decision
+            decider, policy, ongoing = outer.controller, outer.policy, outer.conversation
         else:
-            outer = None
-            decision = self.decide(
+            decider = self
+            ongoing = conversation_of(query, capability, place=place, given=conversation)
+        decision = None if outer is None else outer.decision
+        if decision is None or decision.certificate is not None:  # which may not hold for the call inside
+            decision = decider.decide(
                 query,
                 facts=capability.facts(),
                 limits=limits,
                 pace=self.speeds.pace(place, query.model or ""),
                 price=self.prices.lookup(query.model),
+                endpoint=endpoint,
+                params=params,
+                policy=policy,
+                conversation=ongoing,
             )
+
+        def written(budget: Budget) -> Rendered:
+            return render(budget, capability, params, caller_values=self.caller_values)
+
+        situation = Situation(query=query, facts=capability.facts())
+        decision, rendered = decider._written(decision, written, policy=policy, situation=situation)
+        last = decider.conversations.last(ongoing)
+        lost = None if last is None else last.gives_up(said(rendered.params))
+        if lost is not None and self.mode == "enforce" and lost not in decision.reasons:
+            decision = replace(decision, reasons=(*decision.reasons, lost))
+        if repeatable and self.mode == "enforce" and decider.audits is not None:
+            audit = decider.audits.draw(decision, limits=limits or decider.limits)
+            decision = replace(decision, audit=audit)
         if outer is None or outer.controller.callbacks is not self.callbacks:
             self.callbacks.emit("on_decision", decision)
-        rendered = render(decision.budget, capability, params, caller_values=self.caller_values)
         if self.strict and self.mode == "enforce" and rendered.unsupported:
             missing = ", ".join(rendered.unsupported)
             raise UnsupportedControl(f"{query.model!r} at {endpoint!r} has no control for: {missing}")
@@ -312,7 +439,73 @@ class Controller:
             caller_params=params,
             place=place,
             outer=outer,
+            conversation=ongoing,
+            last=last,
         )
+
+    def policy_hash(
+        self, policy: str, estimate: Estimate | None = None, *, certificate: str | None = None
+    ) -> str:
+        """Return the hash of a policy and of what it depends on here."""
+        bound = f"{policy}|{estimate.source if estimate is not None else ''}"
+        if self.presets:
+            bound += f"|{json.dumps(self.presets, sort_keys=True, default=repr)}"
+        if certificate is not None:
+            bound += f"|{certificate}"
+        return hashlib.blake2b(bound.encode(), digest_size=8).hexdigest()
+
+    def _circumstances(
+        self, query: Query, *, endpoint: str, params: Mapping[str, Any], estimate: Estimate | None
+    ) -> Circumstances:
+        from budgetctl.certificate import Circumstances
+
+        classifier = None if estimate is None else self.classifier()
+        return Circumstances(
+            model=query.model,
+            endpoint=endpoint,
+            params=params,
+            classifier=None if classifier is None else classifier.hash,
+            min_confidence=self.min_confidence,
+            capabilities=self.capabilities.version,
+            presets=self.presets,
+        )
+
+    def _written(
+        self,
+        decision: Decision,
+        write: Callable[[Budget], Rendered],
+        *,
+        policy: Policy | None,
+        situation: Situation,
+    ) -> tuple[Decision, Rendered]:
+        """Write the budget into a call; without its certificate, where the call cannot keep that.
+
+        Raises:
+            CertificateMismatch: Strict mode only, and not for ``auto``, which goes on at its stage 0.
+        """
+        rendered = write(decision.budget)
+        policy = _override.get() or policy or self.policy
+        own = isinstance(policy, Certified)
+        certified = policy if own or self.audits is None else self.audits.certified
+        if decision.certificate is None or not isinstance(certified, Certified):
+            return decision, rendered
+        why = certified.certificate.unkept(
+            rendered.controls, unsupported=rendered.unsupported, pinned=rendered.pinned
+        )
+        if why is None:
+            return decision, rendered
+        if own and self.strict:
+            raise CertificateMismatch(f"{decision.policy}: {why}")
+        budget = aside(situation, why)
+        decision = replace(
+            decision,
+            budget=budget,
+            reasons=budget.reasons,
+            expected=expect(budget, situation),
+            certificate=None,
+            certificate_void_reason=why,
+        )
+        return decision, write(budget)
 
     def _estimate(self, query: Query) -> tuple[Estimate | None, str | None]:
         """Return the estimate and why it is not to be relied on, if it is not."""
@@ -333,9 +526,15 @@ class Controller:
         return estimate, None
 
 
-def _hash(policy: str, estimate: Estimate | None) -> str:
-    bound = f"{policy}|{estimate.source if estimate is not None else ''}"
-    return hashlib.blake2b(bound.encode(), digest_size=8).hexdigest()
+def _limited(budget: Budget, situation: Situation) -> Budget:
+    """Return the budget within the caller's limits, which hold over every policy."""
+    seconds, tokens = situation.limits.deadline_s, situation.limits.reasoning_tokens
+    if seconds is not None and (budget.deadline_s is None or budget.deadline_s > seconds):
+        budget = tighter(budget, Deadline(seconds, stop=budget.stop).budget(situation))
+    if tokens is not None and (budget.reasoning_tokens is None or budget.reasoning_tokens > tokens):
+        within = at_most(tokens, f"limit: {tokens} tokens", stop=budget.stop, situation=situation)
+        budget = tighter(budget, within)
+    return budget
 
 
 def _why(error: Exception) -> str:

@@ -92,7 +92,10 @@ def _line(text: bytes, *, where: str) -> Line:
         if _is_feedback(row):
             Feedback.read(row)
             return Line(kind="feedback", where=where)
-        return Line(kind="call", where=where, call=_checked(parse(row)))
+        call = _checked(parse(row))
+        if isinstance(row, Mapping) and "schema_version" in row and row.get("parent_id") is not None:
+            return Line(kind="unknown", where=where, why="an audit, which is no call of its own")
+        return Line(kind="call", where=where, call=call)
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         return Line(
             kind="unknown", where=where, why=str(error).splitlines()[0] if str(error) else repr(error)

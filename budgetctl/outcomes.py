@@ -32,7 +32,7 @@ from pydantic import (
 from budgetctl.errors import ConfigError
 from budgetctl.types import AppliedControl, Decision, Provenance, StopReason, Strength, Timing, Usage
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 _READING = {"reading": True}
 
@@ -129,11 +129,13 @@ class ControlRow(Row):
 
 
 class UsageRow(Row):
-    """Tokens of the call; ``answer_tokens`` never includes reasoning."""
+    """Tokens of the call: ``prompt_tokens`` with what was cached, ``answer_tokens`` without reasoning."""
 
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
     answer_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     provenance: Provenance = "estimated"
 
     @classmethod
@@ -143,6 +145,8 @@ class UsageRow(Row):
             prompt_tokens=usage.prompt_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             answer_tokens=usage.answer_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
             provenance=usage.provenance,
         )
 
@@ -154,6 +158,8 @@ class UsageRow(Row):
             reasoning_tokens=reasoning,
             answer_tokens=answer,
             output_tokens=None if reasoning is None or answer is None else reasoning + answer,
+            cached_tokens=self.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens,
             provenance=self.provenance,
         )
 
@@ -210,6 +216,17 @@ class BudgetState(Row):
     hit: bool | None = None
 
 
+class CacheLost(Row):
+    """What a conversation lost of its prompt cache because thinking was asked for otherwise than before.
+
+    ``tokens`` are those that the cache held after the last call, as reported, and that this call did not read
+    from it; it may have expired as well. ``usd`` is what that cost, at list prices.
+    """
+
+    tokens: int
+    usd: float | None = None
+
+
 class Outcome(Row):
     """One call, as it is stored: one JSON object per line."""
 
@@ -234,6 +251,7 @@ class Outcome(Row):
     answered: bool
     fallback: str | None = None
     cost_usd: float | None = None
+    cache_lost: CacheLost | None = None
     certificate: str | None = None
     certificate_void_reason: str | None = None
 
@@ -461,11 +479,16 @@ def outcome(obj: object) -> Outcome:
     if found is None:
         found = getattr(obj, "outcome", None)
     if found is None:
-        metadata = getattr(obj, "response_metadata", None)
-        noted = metadata.get(MESSAGE_KEY) if isinstance(metadata, Mapping) else None
+        kept = (getattr(obj, name, None) for name in ("response_metadata", "metadata"))
+        noted = next(
+            (data[MESSAGE_KEY] for data in kept if isinstance(data, Mapping) and MESSAGE_KEY in data), None
+        )
         found = None if noted is None else Outcome.read(noted)
     if isinstance(found, Outcome):
         return found
+    inner = getattr(obj, "_raw_stream", None)  # the SDKs' stream helpers are around one of ours
+    if inner is not None:
+        return outcome(inner)
     raise LookupError(
         f"{type(obj).__name__} carries no outcome. Ask for the object that the budgeted call returned "
         "(a completion, a stream after its last chunk, a message, a generation), not for its text or a dict "
@@ -476,6 +499,7 @@ def outcome(obj: object) -> Outcome:
 __all__ = [
     "SCHEMA_VERSION",
     "BudgetState",
+    "CacheLost",
     "ControlRow",
     "DecisionRow",
     "EstimateRow",

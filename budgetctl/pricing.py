@@ -13,7 +13,7 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
@@ -25,7 +25,8 @@ from budgetctl.errors import ConfigError
 from budgetctl.types import Price, Usage
 
 _REMEMBERED = 1000
-_KEYS = ("match", "provider", "input", "output", "reasoning", "source", "verified_on")
+_RATES = ("input", "output", "reasoning", "cached_input", "cache_write")
+_KEYS = ("match", "provider", *_RATES, "source", "verified_on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,7 @@ class Prices:
         """Return the dollars that ``usage`` costs, or None where the price or a count is unknown.
 
         Where only the sum of reasoning and answer is known it is enough, unless reasoning has its own price.
+        Where nobody says how much of the prompt was cached, all of it is charged as if none were.
         """
         price = self.lookup(model)
         if price is None or usage.prompt_tokens is None:
@@ -101,7 +103,26 @@ class Prices:
             if usage.output_tokens is None or price.reasoning is not None:
                 return None
             reasoning, answer = 0, usage.output_tokens
-        return price.cost(prompt=usage.prompt_tokens, reasoning=reasoning, answer=answer)
+        cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
+        written = min(usage.cache_write_tokens or 0, usage.prompt_tokens - cached)
+        return price.cost(
+            prompt=usage.prompt_tokens, reasoning=reasoning, answer=answer, cached=cached, written=written
+        )
+
+    def cache_lost(self, model: str | None, usage: Usage, tokens: int) -> float | None:
+        """Return the dollars that ``usage`` costs more because ``tokens`` more were not read from the cache.
+
+        None where the price, its rate for cached input or a count is unknown.
+        """
+        price, cost = self.lookup(model), self.cost(model, usage)
+        if price is None or price.cached_input is None or cost is None:
+            return None
+        read = replace(
+            usage,
+            cached_tokens=(usage.cached_tokens or 0) + tokens,
+            cache_write_tokens=max(0, (usage.cache_write_tokens or 0) - tokens),
+        )
+        return cost - (self.cost(model, read) or 0.0)
 
 
 @cache
@@ -129,7 +150,7 @@ def _named(pattern: str, price: Price | Mapping[str, Any]) -> PriceRow:
         return PriceRow(match=(pattern,), price=price)
     where = f"prices[{pattern!r}]"
     if not isinstance(price, Mapping):
-        raise ConfigError(f"{where}: seen {price!r}, allowed: input, output and reasoning in USD per million")
+        raise ConfigError(f"{where}: seen {price!r}, allowed: {', '.join(_RATES)} in USD per million")
     return _row({"match": [pattern], **price}, where=where)
 
 
@@ -146,11 +167,10 @@ def _row(row: Mapping[str, Any], *, where: str) -> PriceRow:
     for key in row:
         if key not in _KEYS:
             raise ConfigError(f"{where}.{key}: unknown key, allowed: {', '.join(_KEYS)}")
-    rates = {key: _rate(row.get(key), where=f"{where}.{key}") for key in ("input", "output")}
-    reasoning = _rate(row["reasoning"], where=f"{where}.reasoning") if "reasoning" in row else None
+    asked = ("input", "output", *(key for key in _RATES[2:] if key in row))
     return PriceRow(
         match=_patterns(row.get("match"), where=f"{where}.match"),
-        price=Price(**rates, reasoning=reasoning),
+        price=Price(**{key: _rate(row.get(key), where=f"{where}.{key}") for key in asked}),
         provider=row.get("provider"),
         source=row.get("source"),
         verified_on=row.get("verified_on"),

@@ -29,7 +29,7 @@ from budgetctl.errors import ConfigError
 from budgetctl.hashing import query_hash
 from budgetctl.outcomes import Feedback, Outcome
 
-__all__ = ["JsonlSink", "Rows", "feedback", "parse", "query_hash", "read"]
+__all__ = ["JsonlSink", "Rows", "feedback", "locked", "parse", "query_hash", "read"]
 
 logger = logging.getLogger("budgetctl")
 
@@ -136,7 +136,7 @@ class JsonlSink:
             # Opened anew for each row: no file handle to share with a fork, and a rotated file is let go.
             fd = self._open()
             try:
-                with _locked(fd, wait_s=wait_s):
+                with locked(fd, wait_s=wait_s):
                     while self._waiting:
                         _append(fd, self._waiting[0])
                         self._waiting.popleft()
@@ -177,7 +177,7 @@ def _append(fd: int, line: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(fd: int, *, wait_s: float) -> Iterator[None]:
+def locked(fd: int, *, wait_s: float) -> Iterator[None]:
     """Hold the file's lock; give up after ``wait_s``, so that a stopped process stops nobody else."""
     give_up = time.monotonic() + wait_s
     pause = 50e-6
@@ -290,7 +290,7 @@ def feedback(
     row = _feedback_row(id, correct=correct, score=score, source=source)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
     try:
-        with _locked(fd, wait_s=_LOCK_WAIT_AT_EXIT_S):
+        with locked(fd, wait_s=_LOCK_WAIT_AT_EXIT_S):
             _append(fd, row.model_dump_json().encode() + b"\n")
     finally:
         os.close(fd)

@@ -13,10 +13,14 @@ from budgetctl.types import AppliedControl, Budget, Decision, Query, StopReason,
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
+    from budgetctl.audit import Audits
     from budgetctl.callbacks import Callbacks
     from budgetctl.capabilities import Capability
     from budgetctl.controller import Controller
+    from budgetctl.conversation import Conversation, Conversations, LastCall
+    from budgetctl.names import Alias
     from budgetctl.outcomes import Outcome, Sink
+    from budgetctl.policy import Policy
 
 logger = logging.getLogger("budgetctl")
 
@@ -28,18 +32,32 @@ class OuterCall:
     Attributes:
         controller: The function's controller; its route, sinks and callbacks get what the client records.
         decision: What the function's controller decided.
+        policy: The policy that decided, where it is not the controller's own: an alias may have one.
         injected: The parameters that the function was given because of it.
         replaced: What the caller had set for those of them that were set at all.
+        alias: What stands behind the model that the caller named, where it is an alias; the parameters name
+            the model itself.
+        conversation: What the call belongs to, where that matters.
         claimed: A client inside has taken the decision over, with whatever better means it has.
         outcome: The outcome that this client recorded.
     """
 
     controller: Controller
     decision: Decision
+    policy: Policy | None = None
     injected: Mapping[str, Any] = field(default_factory=dict)
     replaced: Mapping[str, Any] = field(default_factory=dict)
+    alias: Alias | None = None
+    conversation: Conversation | None = None
     claimed: bool = False
     outcome: Outcome | None = None
+
+    def claim(self) -> OuterCall | None:
+        """Take the decision over; None for all but the first client inside."""
+        if self.claimed:
+            return None
+        self.claimed = True
+        return self
 
     def restore(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``params`` as the caller meant them: without what was injected."""
@@ -88,6 +106,7 @@ class Session:
         unsupported: Parts of the budget that no control of the model carries.
         pinned: Parameters that the caller had set and that were left alone.
         started: Time on ``clock`` at which the call began.
+        audited: The outcome of the call that this one audits, and nobody waits for it; None for every other.
     """
 
     def __init__(
@@ -101,6 +120,9 @@ class Session:
         caller_params: Mapping[str, Any],
         place: str,
         outer: OuterCall | None = None,
+        conversation: Conversation | None = None,
+        last: LastCall | None = None,
+        audited: Outcome | None = None,
     ) -> None:
         enforce = controller.mode == "enforce"
         self.controller = controller
@@ -116,6 +138,9 @@ class Session:
         self.clock = controller.clock
         self.started = controller.clock()
         self.outcome: Outcome | None = None
+        self.audited = audited
+        self.conversation = conversation
+        self._last = last
         self._place = place
         self._outer = outer
 
@@ -175,9 +200,50 @@ class Session:
             logger.warning("the outcome could not be recorded: %s", brief(error))
         return self.outcome
 
+    @property
+    def audits(self) -> Audits | None:
+        """Whose audit this call was drawn for."""
+        return self._controllers[-1].audits if self.decision.audit else None
+
+    def again(self, audits: Audits) -> Session:
+        """Return the session of the same call as its caller wrote it, which audits this one.
+
+        Its outcome goes where this one's went, and is nobody's ``budgetctl.outcome(...)``.
+        """
+        from budgetctl.adapters import Rendered
+
+        assert self.outcome is not None
+        budget = Budget(
+            stop="none", reasons=(f"audit of {self.outcome.policy}: the caller's own parameters",)
+        )
+        decision = Decision(
+            budget=budget,
+            policy="full",
+            policy_hash=self.controller.policy_hash("full"),
+            reasons=budget.reasons,
+            certificate_void_reason="an audit",
+            action_probability=audits.rate,
+            audit=True,
+        )
+        return Session(
+            controller=self.controller,
+            query=self.query,
+            decision=decision,
+            capability=self.capability,
+            rendered=Rendered(params=dict(self.caller_params)),
+            caller_params=self.caller_params,
+            place=self._place,
+            outer=self._outer,
+            audited=self.outcome,
+        )
+
+    def answered(self, response: str) -> None:
+        """Know the call's conversation by the id of its response as well."""
+        self._memory.answered(self.conversation, response)
+
     def _publish(self, outcome: Outcome) -> None:
         """Show the outcome to our sinks and callbacks, and to those of a function around this call."""
-        if self._outer is not None:
+        if self._outer is not None and self.audited is None:
             self._outer.outcome = outcome
         for sink in self._sinks:
             try:
@@ -186,6 +252,10 @@ class Session:
                 logger.warning("sink %s failed: %s", type(sink).__name__, brief(error))
         for callbacks in self._callbacks:
             callbacks.emit("on_outcome", outcome)
+
+    @property
+    def _memory(self) -> Conversations:
+        return self._controllers[-1].conversations
 
     @property
     def _controllers(self) -> list[Controller]:
@@ -231,8 +301,12 @@ class Session:
         # Features are for records: where nobody keeps any, the classifier need not be loaded.
         kept = self._sinks or any(callbacks.on_outcome for callbacks in self._callbacks)
         notes = [note for note in (self.decision.fallback, fallback) if note]
+        void = self.decision.certificate_void_reason
+        if self.decision.certificate is not None:
+            void = self._voided(acted, fallback)
         return Outcome.of(
             self.decision,
+            parent_id=None if self.audited is None else self.audited.id,
             stop=stop,
             answered=answered,
             usage=usage,
@@ -249,14 +323,41 @@ class Session:
             pinned=self.pinned,
             fallback="; ".join(notes) or None,
             cost_usd=self.controller.prices.cost(self.query.model, usage),
+            cache_lost=self._cache_lost(controls, usage),
+            certificate=None if void else self.decision.certificate,
+            certificate_void_reason=void,
         )
+
+    def _cache_lost(self, controls: tuple[AppliedControl, ...], usage: Usage) -> dict[str, Any] | None:
+        """Return what a change of thinking cost the conversation of its prompt cache, as reported."""
+        from budgetctl.adapters.paths import said
+
+        if self.conversation is None:
+            return None
+        sent = said(self.params if controls else self.caller_params)
+        self._memory.note(self.conversation, said=sent, usage=usage)
+        if self._last is None or self._last.gives_up(sent) is None:
+            return None
+        if self._last.cached is None or usage.cached_tokens is None:
+            return None
+        tokens = min(self._last.cached, usage.prompt_tokens or 0) - usage.cached_tokens
+        usd = self.controller.prices.cache_lost(self.query.model, usage, tokens)
+        return {"tokens": tokens, "usd": usd} if tokens > 0 else None
+
+    def _voided(self, acted: Acted, fallback: str | None) -> str | None:
+        """Return why what happened on the way is not what was certified."""
+        if not self.enforcing:
+            return "observe mode: nothing was enforced"
+        if acted.degraded:
+            return f"the answer does not go on from the model's own thought ({acted.actuator})"
+        return fallback
 
     def _budget_state(self, controls: tuple[AppliedControl, ...], usage: Usage) -> dict[str, Any]:
         budget, spent = self.decision.budget, usage.reasoning_tokens
         acting = {control.name: control for control in controls}
         carrier = next((acting[name] for name in self._carriers() if name in acting), None)
         applied = None if carrier is None else carrier.value
-        if isinstance(applied, bool):  # a switch
+        if isinstance(applied, bool) or applied in ("none", "disabled"):  # a switch
             applied = 0
         return {
             "requested": budget.effort if budget.reasoning_tokens is None else budget.reasoning_tokens,
@@ -272,4 +373,6 @@ class Session:
         cap, off = self.capability.cap, self.capability.off
         caps = (ABORT_CONTINUE, "logits", *(() if cap is None else cap.parameters))
         switches = (*(() if off is None else off.parameters), "enable_thinking")
-        return (*caps, *switches, "reasoning_effort", "reasoning.effort")
+        effort = self.capability.effort
+        level = () if effort is None or effort.parameter is None else (effort.parameter,)
+        return (*caps, *switches, *level, "reasoning_effort", "reasoning.effort")

@@ -13,6 +13,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
+from budgetctl.errors import ConfigError
+
 Strength = Literal["hard", "advisory", "none"]
 """Who keeps a control: the engine (hard), the model if it cares to (advisory), nobody (none)."""
 
@@ -82,6 +84,9 @@ class Query:
         structured: The call asks for JSON or a schema.
         system_chars: Length of the system prompts, in characters.
         total_chars: Length of all messages, in characters.
+        opening: The turns up to and including the first one of the user's, by which a conversation is known
+            again; empty where they are unknown.
+        begins: Nothing has been said since.
     """
 
     text: str
@@ -91,11 +96,14 @@ class Query:
     structured: bool = False
     system_chars: int = 0
     total_chars: int = 0
+    opening: tuple[Turn, ...] = ()
+    begins: bool = True
 
     @classmethod
     def from_text(cls, text: str, *, model: str | None = None) -> Query:
         """Build the query of a call whose only message is ``text``."""
-        return cls(text=text, model=model, total_chars=len(text))
+        opening = (Turn(role="user", text=text),)
+        return cls(text=text, model=model, total_chars=len(text), opening=opening)
 
     @classmethod
     def from_messages(
@@ -113,6 +121,8 @@ class Query:
         turns = [Turn(role=str(m.get("role", "")), text=_content_text(m.get("content"))) for m in messages]
         last = max((i for i, t in enumerate(turns) if t.role == "user"), default=len(turns) - 1)
         earlier = [t for t in turns[: max(last, 0)] if t.role in ("user", "assistant")]
+        first = next((i for i, t in enumerate(turns) if t.role == "user"), None)
+        opening = () if first is None else tuple(turns[: first + 1])
         return cls(
             text=turns[last].text if turns else "",
             model=model,
@@ -121,6 +131,8 @@ class Query:
             structured=structured,
             system_chars=sum(len(t.text) for t in turns if t.role in ("system", "developer")),
             total_chars=sum(len(t.text) for t in turns),
+            opening=opening,
+            begins=len(opening) == len(turns),
         )
 
 
@@ -240,9 +252,28 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the caller can spend on one call; None is no limit."""
+    """What the caller can spend on one call, whatever the policy; None is no limit.
+
+    Attributes:
+        deadline_s: Seconds from the start of the call to its end.
+        reasoning_tokens: Tokens of thinking; 0 is none.
+        usd_per_s: What a second of waiting costs the caller, which ``utility`` weighs; 0 is nothing.
+
+    Raises:
+        ConfigError: A limit is out of its range.
+    """
 
     deadline_s: float | None = None
+    reasoning_tokens: int | None = None
+    usd_per_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.usd_per_s < math.inf:
+            raise ConfigError(f"usd_per_s: seen {self.usd_per_s!r}, allowed: a number of dollars, 0 or more")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise ConfigError(f"deadline_s: seen {self.deadline_s!r}, allowed: seconds above zero")
+        if self.reasoning_tokens is not None and self.reasoning_tokens < 0:
+            raise ConfigError(f"reasoning_tokens: seen {self.reasoning_tokens!r}, allowed: a number from 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,16 +290,34 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Dollars per million tokens; ``reasoning`` None means charged as output."""
+    """Dollars per million tokens.
+
+    Attributes:
+        reasoning: Thinking; None means charged as output.
+        cached_input: Prompt tokens that are read from the provider's cache; None means charged as input.
+        cache_write: Prompt tokens that are written to it; None likewise.
+    """
 
     input: float
     output: float
     reasoning: float | None = None
+    cached_input: float | None = None
+    cache_write: float | None = None
 
-    def cost(self, *, prompt: float, reasoning: float, answer: float) -> float:
-        """Return the dollars for these token counts."""
-        rate = self.output if self.reasoning is None else self.reasoning
-        return (prompt * self.input + reasoning * rate + answer * self.output) / 1e6
+    def cost(
+        self, *, prompt: float, reasoning: float, answer: float, cached: float = 0, written: float = 0
+    ) -> float:
+        """Return the dollars for these token counts.
+
+        Args:
+            cached: The part of the prompt that was read from the cache.
+            written: The part of it that was written there.
+        """
+        thinking = self.output if self.reasoning is None else self.reasoning
+        reading = self.input if self.cached_input is None else self.cached_input
+        writing = self.input if self.cache_write is None else self.cache_write
+        prompt_cost = (prompt - cached - written) * self.input + cached * reading + written * writing
+        return (prompt_cost + reasoning * thinking + answer * self.output) / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,13 +394,16 @@ class AppliedControl:
 class Usage:
     """Tokens of one call. ``answer_tokens`` never includes reasoning, whatever the provider counts.
 
-    ``output_tokens`` is all that was generated; it may be known where the split is not.
+    ``output_tokens`` is all that was generated; it may be known where the split is not. ``cached_tokens`` and
+    ``cache_write_tokens`` are parts of ``prompt_tokens``: what the provider read from its cache, and wrote.
     """
 
     prompt_tokens: int | None = None
     reasoning_tokens: int | None = None
     answer_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     provenance: Provenance = "estimated"
 
     def __add__(self, other: Usage) -> Usage:
@@ -363,6 +415,8 @@ class Usage:
             reasoning_tokens=_add(self.reasoning_tokens, other.reasoning_tokens),
             answer_tokens=_add(self.answer_tokens, other.answer_tokens),
             output_tokens=_add(self.output_tokens, other.output_tokens),
+            cached_tokens=_add(self.cached_tokens, other.cached_tokens),
+            cache_write_tokens=_add(self.cache_write_tokens, other.cache_write_tokens),
             provenance=order[weaker],
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from budgetctl.capabilities import ENDPOINTS, UNKNOWN, Table, guess_endpoint
+from budgetctl.capabilities import ENDPOINTS, UNKNOWN, Cap, Capability, Effort, Table, guess_endpoint
 from budgetctl.errors import ConfigError
 
 
@@ -58,7 +58,7 @@ def test_case_and_folders_do_not_matter(table: Table):
 
 
 def test_a_kind_of_endpoint_that_does_not_exist_is_refused(table: Table):
-    with pytest.raises(ConfigError, match=r"'tgi', allowed: openai, vllm"):
+    with pytest.raises(ConfigError, match=r"'tgi', allowed: openai, azure, "):
         table.lookup("Qwen3-8B", "tgi")
 
 
@@ -68,7 +68,20 @@ def test_a_kind_of_endpoint_that_does_not_exist_is_refused(table: Table):
         (None, "openai"),
         ("https://api.openai.com/v1/", "openai"),
         ("https://eu.api.openai.com/v1", "openai"),
+        ("https://my-resource.openai.azure.com/openai", "azure"),
+        ("https://my-resource.cognitiveservices.azure.com/openai/v1/", "azure"),
+        ("https://my-resource.services.ai.azure.com/openai/v1", "azure"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.deepseek.com", "deepseek"),
+        ("https://dashscope.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://oss-cn-beijing.aliyuncs.com/v1", "openai-compatible"),
+        ("https://API.X.AI/v1", "xai"),
+        ("https://api.mistral.ai/v1", "mistral"),
+        ("https://api.groq.com/openai/v1", "groq"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai/", "google-openai"),
         ("http://localhost:8000/v1", "openai-compatible"),
+        ("http://localhost:11434/v1", "openai-compatible"),
         ("https://api.openai.com.evil.example/v1", "openai-compatible"),
     ],
 )
@@ -102,6 +115,10 @@ def test_own_rows_win(tmp_path: Path, table: Table):
         (
             'models = ["x"]\nendpoints = ["vllm"]\ncap = { strength = "hard", tokens = 3 }',
             r"row 1: unknown key 'cap.tokens' = 3; allowed: parameters, strength",
+        ),
+        (
+            'models = ["x"]\nendpoints = ["vllm"]\neffort = { levels = ["low"], below = { none = 5 } }',
+            r"row 1: key 'effort.below': seen \{'none': 5\}, allowed: .*levels of minimal, low, ",
         ),
         ('models = ["x"]\nendpoints = ["tgi"]', r"row 1: key 'endpoints.0': seen 'tgi', allowed: 'openai', "),
         ('models = ["x"]', r"row 1: key 'endpoints' is missing"),
@@ -154,3 +171,63 @@ def test_controls_that_do_not_work_are_left_out(table: Table):
     assert qwen.without(frozenset({"abort_continue"})).continuation is None
     assert table.lookup("o3", "openai").without(frozenset({"reasoning_effort"})).effort is None
     assert qwen.without(frozenset()) is qwen
+
+
+LEVELS = ["none", "low", "medium", "high"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked", "nearest"),
+    [
+        (LEVELS, "medium", "medium"),
+        (LEVELS, "max", "high"),
+        (LEVELS, "minimal", "low"),
+        (["minimal", "medium"], "low", "minimal"),
+        (["none", "default"], "default", "default"),
+        (["none", "default"], "low", None),
+        (["low", "high"], "none", None),
+        (["low", "high"], "lowish", None),
+    ],
+)
+def test_levels_are_rounded_down_and_none_is_a_switch(levels: list[str], asked: str, nearest: str | None):
+    assert Effort(levels=tuple(levels)).nearest(asked) == nearest
+
+
+def test_the_level_for_a_cap_is_data_that_a_user_and_a_row_can_replace(tmp_path: Path, table: Table):
+    row = '[[row]]\nmodels = ["{}"]\nendpoints = ["openai"]\nsource = "me"\n'
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "effort_below = { low = 100, high = 900 }\n"
+        + row.format("a")
+        + 'effort = { levels = ["low", "medium", "high"] }\n'
+        + row.format("b")
+        + 'effort = { levels = ["low", "medium", "high"], below = { medium = 50 } }\n'
+    )
+    mine = Table.load(path)
+
+    def levels(found: Table, model: str) -> list[str | None]:
+        effort = found.lookup(model, "openai").effort
+        assert effort is not None
+        return [effort.for_cap(tokens) for tokens in (20, 500, 5000, 50000)]
+
+    assert levels(table, "gpt-5") == ["minimal", "minimal", "medium", None]
+    assert levels(mine, "gpt-5") == ["low", "high", None, None]
+    assert levels(mine, "a") == ["low", "high", None, None]
+    assert levels(mine, "b") == ["medium", None, None, None]
+    assert mine.version != table.version
+
+
+def test_a_model_is_silent_where_its_row_or_its_default_level_says_so():
+    row = {"models": ("m",), "endpoints": ("openai",)}
+    assert not Capability(**row).silent
+    assert not Capability(**row, thinks_by_default=True).silent
+    assert Capability(**row, thinks_by_default=False).silent
+    assert Capability(**row, effort=Effort(levels=("none", "low"), default="none")).silent
+
+
+def test_a_constant_that_is_refused_takes_its_cap_along():
+    cap = Cap(parameters=("thinking.budget_tokens",), strength="advisory", also={"thinking.type": "enabled"})
+    effort = Effort(levels=("low",), parameter="output_config.effort")
+    row = Capability(models=("m",), endpoints=("openai",), cap=cap, effort=effort)
+    assert row.without(frozenset({"thinking.type"})).cap is None
+    assert row.without(frozenset({"output_config.effort"})).effort is None

@@ -19,7 +19,7 @@ from budgetctl.channels import (
     split_message,
     split_response,
 )
-from budgetctl.types import Event, Usage
+from budgetctl.types import Event
 
 INLINE = {
     "both tags": ("<think>2+2</think>\n\n4", False, "2+2", "\n\n4"),
@@ -195,6 +195,61 @@ USAGES = {
         },
         (5, 20, 30, 50),
     ),
+    "xAI": (
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 9,
+            "total_tokens": 135,
+            "prompt_tokens_details": {"cached_tokens": 6},
+            "completion_tokens_details": {"reasoning_tokens": 94, "accepted_prediction_tokens": 0},
+        },
+        (32, 94, 9, 103),
+    ),
+    "Groq": (
+        {
+            "queue_time": 0.05,
+            "prompt_tokens": 5,
+            "completion_tokens": 30,
+            "completion_time": 0.01,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        (5, 20, 10, 30),
+    ),
+    "OpenRouter": (
+        {
+            "prompt_tokens": 5,
+            "completion_tokens": 30,
+            "total_tokens": 35,
+            "cost": 0.0001,
+            "completion_tokens_details": {"reasoning_tokens": 20, "image_tokens": 0},
+        },
+        (5, 20, 10, 30),
+    ),
+    "DeepSeek": (
+        {
+            "prompt_tokens": 5,
+            "completion_tokens": 30,
+            "total_tokens": 35,
+            "prompt_cache_hit_tokens": 0,
+            "prompt_cache_miss_tokens": 5,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        (5, 20, 10, 30),
+    ),
+    "DashScope": (
+        {
+            "prompt_tokens": 5,
+            "completion_tokens": 30,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 20, "text_tokens": 10},
+        },
+        (5, 20, 10, 30),
+    ),
+    "Mistral and Ollama": (
+        {"prompt_tokens": 5, "completion_tokens": 30, "total_tokens": 35},
+        (5, None, None, 30),
+    ),
     "not reported": ({"prompt_tokens": 5, "completion_tokens": 30}, (5, None, None, 30)),
     "null details": ({"completion_tokens": 30, "completion_tokens_details": None}, (None, None, None, 30)),
     "reported zero": (
@@ -207,14 +262,24 @@ USAGES = {
 
 @pytest.mark.parametrize(("body", "expected"), USAGES.values(), ids=USAGES)
 def test_usage_shapes(body: dict[str, Any], expected: tuple[int | None, ...]) -> None:
-    prompt, reasoning, answer, output = expected
-    assert parse_usage(body) == Usage(
-        prompt_tokens=prompt,
-        reasoning_tokens=reasoning,
-        answer_tokens=answer,
-        output_tokens=output,
-        provenance="reported",
-    )
+    found = parse_usage(body)
+    counts = (found.prompt_tokens, found.reasoning_tokens, found.answer_tokens, found.output_tokens)
+    assert (counts, found.provenance) == (expected, "reported")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 2}}, (6, 2)),
+        ({"input_tokens_details": {"cached_tokens": 6}}, (6, None)),
+        ({"prompt_cache_hit_tokens": 6, "prompt_cache_miss_tokens": 3}, (6, None)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": None}, (None, None)),
+    ],
+    ids=["OpenAI", "Responses", "DeepSeek", "not reported"],
+)
+def test_what_of_the_prompt_was_cached(body: dict[str, Any], expected: tuple[int | None, ...]) -> None:
+    usage = parse_usage(body)
+    assert (usage.cached_tokens, usage.cache_write_tokens) == expected
 
 
 def test_a_reported_zero_is_unknown_when_thinking_was_seen() -> None:

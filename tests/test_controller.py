@@ -12,13 +12,16 @@ import pytest
 import budgetctl
 from budgetctl.adapters import Rendered
 from budgetctl.callbacks import Callbacks
+from budgetctl.capabilities import Capability, Table
 from budgetctl.controller import Controller
+from budgetctl.conversation import Conversation, Conversations, conversation_of
 from budgetctl.errors import ClassifierError, ConfigError, UnsupportedControl
 from budgetctl.outcomes import Outcome
 from budgetctl.session import Session
 from budgetctl.types import (
     AppliedControl,
     Budget,
+    Decision,
     Estimate,
     Limits,
     ModelFacts,
@@ -463,3 +466,136 @@ def test_the_errors_of_callbacks_are_the_last_hundred():
         callbacks.emit("on_outcome", 1)
     assert callbacks.flush()
     assert len(callbacks.errors) == 100
+
+
+# --- limits over every policy -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "tokens"),
+    [("full", 500, 500), ("cap:100", 500, 100), ("cap:900", 500, 500), ("off", 500, 0), ("full", 0, 0)],
+)
+def test_a_limit_in_tokens_holds_over_every_policy(policy: str, limit: int, tokens: int):
+    decision = Controller(policy, limits=Limits(reasoning_tokens=limit)).decide(HARD)
+    assert decision.budget.reasoning_tokens == tokens
+    assert (f"limit: {limit} tokens" in decision.reasons) is (tokens == limit and policy != "off")
+
+
+def test_a_limit_of_nothing_is_one_token_where_thinking_cannot_be_switched_off():
+    decided = Controller("full", limits=Limits(reasoning_tokens=0)).decide(
+        HARD, facts=ModelFacts(can_cap=True)
+    )
+    assert decided.budget.reasoning_tokens == 1
+
+
+@pytest.mark.parametrize("wrong", [{"deadline_s": 0}, {"reasoning_tokens": -1}, {"deadline_s": float("nan")}])
+def test_a_limit_out_of_range_is_refused_at_once(wrong: Any):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: seen"):
+        Limits(**wrong)
+
+
+# --- one decision per conversation --------------------------------------------------------------------------
+
+
+class Rising:
+    """A policy that gives every call one token more than the one before."""
+
+    needs_estimate = False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def budget(self, situation: Any) -> Budget:
+        self.asked += 1
+        return Budget(reasoning_tokens=100 * self.asked, reasons=(f"call {self.asked}",))
+
+    def __str__(self) -> str:
+        return "rising"
+
+
+CACHED = Table(
+    (
+        Capability(
+            models=("cached-*",), endpoints=("openai-compatible",), breaks_cache=True, source="a test"
+        ),
+        Capability(models=("*",), endpoints=("openai-compatible",), source="a test"),
+    ),
+    version="test",
+)
+
+
+def ask(controller: Controller, *turns: str, model: str = "cached-1", **options: Any) -> Decision:
+    """Decide a call with these turns: the system's, the user's, the assistant's, the user's, ..."""
+    roles = ["system", *["user", "assistant"] * len(turns)]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+    query = Query.from_messages(messages, model=model)
+    return controller.session(
+        query, params={}, endpoint="openai-compatible", render=render, **options
+    ).decision
+
+
+def caps(*decisions: Decision) -> list[int | None]:
+    return [decision.budget.reasoning_tokens for decision in decisions]
+
+
+def test_a_conversation_keeps_the_budget_of_its_first_call_where_another_costs_the_cache():
+    controller = Controller(Rising(), capabilities=CACHED)
+    first = ask(controller, "Be brief.", "Why?")
+    later = ask(controller, "Be brief.", "Why?", "Because.", "And why that?")
+    assert caps(first, later) == [100, 100]
+    assert later.reasons == ("kept from the conversation's first call, for the prompt cache", "call 1")
+    assert caps(ask(controller, "Be brief.", "How?"), ask(controller, "Be long.", "Why?")) == [200, 300]
+    assert caps(ask(controller, "Be brief.", "Why?", "Because.", "So?", model="cached-2")) == [400]
+
+
+def test_a_conversation_that_begins_again_is_decided_again():
+    controller = Controller(Rising(), capabilities=CACHED)
+    assert caps(*(ask(controller, "Be brief.", "Hi") for _ in range(2))) == [100, 200]
+    assert caps(ask(controller, "Be brief.", "Hi", "Hello", "Why?")) == [200]
+
+
+def test_models_that_keep_their_cache_are_decided_call_by_call():
+    controller = Controller(Rising(), capabilities=CACHED)
+    calls = [("Be brief.", "Why?"), ("Be brief.", "Why?", "Because.", "So?")]
+    assert caps(*(ask(controller, *turns, model="other") for turns in calls)) == [100, 200]
+
+
+def test_a_conversation_has_the_id_that_the_call_or_the_caller_gives():
+    controller = Controller(Rising(), capabilities=CACHED)
+    assert caps(*(ask(controller, "", text, conversation="c1") for text in "abc")) == [100, 100, 100]
+    with budgetctl.override(conversation="c2"):
+        assert caps(*(ask(controller, "", text) for text in "ab")) == [200, 200]
+    assert caps(ask(controller, "", "d")) == [300]
+
+
+def test_a_tighter_limit_applies_to_a_conversation_and_a_policy_named_later_wins():
+    controller = Controller(Rising(), capabilities=CACHED)
+    ask(controller, "", "Why?")
+    turns = ("", "Why?", "Because.", "So?")
+    hurried = ask(controller, *turns, limits=Limits(deadline_s=2, reasoning_tokens=50))
+    assert (hurried.budget.reasoning_tokens, hurried.budget.deadline_s) == (50, 2)
+    with budgetctl.override("cap:7"):
+        assert caps(ask(controller, *turns)) == [7]
+    assert caps(ask(controller, *turns)) == [100], "the conversation itself is as it was"
+
+
+def test_a_conversation_is_remembered_across_policies_and_routes_of_one_controller():
+    controller = Controller(Rising(), capabilities=CACHED)
+    ask(controller, "", "Why?")
+    other = controller.with_route("support")
+    assert caps(ask(other, "", "Why?", "Because.", "So?")) == [100]
+
+
+def test_what_is_remembered_is_bounded_and_holds_no_text():
+    memory = Conversations(most=2)
+    for name in "abc":
+        memory.keep(Conversation(key=name, begins=True), "p", Budget(reasoning_tokens=ord(name)))
+    assert [memory.recall(Conversation(key=n, begins=False), "p") is None for n in "abc"] == [
+        True,
+        False,
+        False,
+    ]
+    query = Query.from_text("my diagnosis", model="cached-1")
+    found = conversation_of(query, CACHED.lookup("cached-1", "openai-compatible"), place="here")
+    assert found is not None
+    assert "diagnosis" not in found.key

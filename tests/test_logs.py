@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,11 @@ def response(**fields):
 TOKENS = Usage(
     prompt_tokens=30, reasoning_tokens=500, answer_tokens=20, output_tokens=520, provenance="reported"
 )
+CHAT_TOKENS = replace(TOKENS, cached_tokens=0)
 
 
 def test_a_chat_completion():
-    assert logs.parse(chat()) == Call(model="gpt-5-mini-2025-08-07", usage=TOKENS)
+    assert logs.parse(chat()) == Call(model="gpt-5-mini-2025-08-07", usage=CHAT_TOKENS)
 
 
 def test_a_responses_object_with_its_own_times():
@@ -107,7 +109,7 @@ def test_a_request_and_response_pair_gives_model_and_seconds():
     local = chat()
     del local["model"]
     row = {"request": {"model": "qwen3-8b", "messages": []}, "response": local, "latency_ms": 2500}
-    assert logs.parse(row) == Call(model="qwen3-8b", usage=TOKENS, e2e_s=2.5)
+    assert logs.parse(row) == Call(model="qwen3-8b", usage=CHAT_TOKENS, e2e_s=2.5)
 
 
 @pytest.mark.parametrize(
@@ -324,3 +326,14 @@ def test_a_model_name_that_no_file_can_hold_is_made_one_that_it_can(tmp_path: Pa
     path.write_text(json.dumps(chat(model="gpt\ud800")))
     [line] = logs.read([path])
     assert line.call.model == "gpt?"
+
+
+def test_an_audit_is_no_call_of_its_own(tmp_path: Path):
+    decision = Decision(budget=Budget(), policy="full", policy_hash="0", audit=True)
+    own = Outcome.of(decision, stop=StopReason.NATURAL, answered=True)
+    audit = Outcome.of(decision, stop=StopReason.NATURAL, answered=True, parent_id=own.id)
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{own.model_dump_json()}\n{audit.model_dump_json()}\n")
+    first, second = logs.read([path])
+    assert (first.kind, second.kind) == ("call", "unknown")
+    assert "audit" in second.why

@@ -26,8 +26,8 @@ from budgetctl.types import (
 
 ROW_KEYS = """
     schema_version id parent_id time route query_hash features model policy policy_hash action_probability
-    decision controls usage timing stop budget_state pinned answered fallback cost_usd certificate
-    certificate_void_reason
+    decision controls usage timing stop budget_state pinned answered fallback cost_usd cache_lost
+    certificate certificate_void_reason
 """
 
 
@@ -66,12 +66,20 @@ def made(**changes) -> Outcome:
 def test_a_row_has_exactly_the_documented_keys():
     row = json.loads(made().model_dump_json())
     assert list(row) == ROW_KEYS.split()
-    assert set(row["usage"]) == {"prompt_tokens", "reasoning_tokens", "answer_tokens", "provenance"}
+    tokens = {"prompt_tokens", "reasoning_tokens", "answer_tokens", "cached_tokens", "cache_write_tokens"}
+    assert set(row["usage"]) == {*tokens, "provenance"}
     assert set(row["timing"]) == {"ttft_s", "ttfo_s", "e2e_s", "decide_us"}
     assert set(row["stop"]) == {"reason", "criterion", "probe_tokens"}
     assert set(row["budget_state"]) == {"requested", "applied", "strength", "hit"}
     assert set(row["controls"][0]) == {"name", "value", "strength"}
-    assert row["schema_version"] == "1.0"
+    assert row["schema_version"] == "1.1"
+
+
+def test_a_row_of_an_earlier_minor_version_is_read():
+    row = json.loads(made().model_dump_json()) | {"schema_version": "1.0"}
+    del row["cache_lost"], row["usage"]["cached_tokens"], row["usage"]["cache_write_tokens"]
+    read = Outcome.read(row)
+    assert (read.usage.cached_tokens, read.cache_lost) == (None, None)
 
 
 def test_the_decision_is_stored_with_its_estimate():

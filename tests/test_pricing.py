@@ -12,6 +12,8 @@ from budgetctl.errors import ConfigError
 from budgetctl.pricing import Prices
 from budgetctl.types import Price, Usage
 
+GPT_5_MINI = Price(input=0.25, output=2.0, cached_input=0.025)
+
 
 def test_every_shipped_row_says_where_and_when_it_was_read():
     for row in Prices.load().rows:
@@ -19,22 +21,25 @@ def test_every_shipped_row_says_where_and_when_it_was_read():
         assert row.source.startswith("https://")
         assert isinstance(row.verified_on, date)
         assert row.price.output >= row.price.input > 0
+        assert row.price.cached_input is not None
+        assert row.price.input > row.price.cached_input > 0
 
 
 def test_no_shipped_row_hides_a_later_one():
     data = tomllib.loads(files("budgetctl").joinpath("prices.toml").read_text())
     for row in data["price"]:
         name = row["match"][0].replace("[5678]", "5").replace("[56]", "5")
-        assert Prices.load().lookup(name) == Price(input=row["input"], output=row["output"])
+        rates = {key: row[key] for key in ("input", "cached_input", "cache_write", "output") if key in row}
+        assert Prices.load().lookup(name) == Price(**rates)
 
 
 @pytest.mark.parametrize(
     ("model", "price"),
     [
-        ("gpt-5-mini", Price(input=0.25, output=2.0)),
-        ("gpt-5-mini-2025-08-07", Price(input=0.25, output=2.0)),
-        ("openai/gpt-5-mini", Price(input=0.25, output=2.0)),
-        ("claude-opus-4-7", Price(input=5.0, output=25.0)),
+        ("gpt-5-mini", GPT_5_MINI),
+        ("gpt-5-mini-2025-08-07", GPT_5_MINI),
+        ("openai/gpt-5-mini", GPT_5_MINI),
+        ("claude-opus-4-7", Price(input=5.0, output=25.0, cached_input=0.5, cache_write=6.25)),
     ],
 )
 def test_aliases_dates_and_provider_prefixes_are_one_model(model, price):
@@ -60,6 +65,31 @@ def test_reasoning_may_have_its_own_rate():
     prices = Prices.load({"m": {"input": 1, "output": 4, "reasoning": 10}})
     usage = Usage(prompt_tokens=0, reasoning_tokens=100_000, answer_tokens=100_000)
     assert prices.cost("m", usage) == pytest.approx(1.0 + 0.4)
+
+
+def test_prompt_tokens_from_a_cache_and_into_one_may_have_their_own_rates():
+    rates = {"input": 4, "output": 0, "cached_input": 1, "cache_write": 5}
+    usage = Usage(
+        prompt_tokens=1_000_000,
+        cached_tokens=500_000,
+        cache_write_tokens=200_000,
+        reasoning_tokens=0,
+        answer_tokens=0,
+    )
+    assert Prices.load({"m": rates}).cost("m", usage) == pytest.approx(0.3 * 4 + 0.5 * 1 + 0.2 * 5)
+    assert Prices.load({"m": {"input": 4, "output": 0}}).cost("m", usage) == pytest.approx(4.0)
+
+
+def test_a_lost_cache_costs_the_difference_or_nobody_knows():
+    prices = Prices.load(
+        {"m": {"input": 4, "output": 9, "cached_input": 1, "cache_write": 5}, "n": GPT_5_MINI}
+    )
+    usage = Usage(prompt_tokens=100, cache_write_tokens=100, reasoning_tokens=0, answer_tokens=10)
+    assert prices.cache_lost("m", usage, 80) == pytest.approx(80 * (5 - 1) / 1e6)
+    unwritten = Usage(prompt_tokens=100, cached_tokens=10, reasoning_tokens=0, answer_tokens=10)
+    assert prices.cache_lost("n", unwritten, 80) == pytest.approx(80 * (0.25 - 0.025) / 1e6)
+    assert Prices.load({"m": {"input": 4, "output": 9}}).cache_lost("m", usage, 80) is None
+    assert prices.cache_lost("m", Usage(prompt_tokens=100), 80) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from budgetctl.adapters.base import Dialect, Rendered
-from budgetctl.adapters.base import render as _render
+from budgetctl.adapters.rules import render as _render
 from budgetctl.capabilities import Capability
 from budgetctl.types import Budget, CallerValues
 

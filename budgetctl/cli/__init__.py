@@ -1,6 +1,7 @@
 """The command ``budgetctl``. JSON on stdout with ``--json``; progress and prose on stderr.
 
-Exit codes: 0 done, 1 the result says no, 2 the command cannot be carried out as asked.
+Exit codes: 0 done, 1 the result says no, 2 the command cannot be carried out as asked, 3 it takes more
+evidence (``compare``) or more money (``eval live``) to say.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ from importlib import import_module
 from budgetctl import __version__
 from budgetctl.errors import BudgetctlError
 
-COMMANDS = ("run", "decide", "eval", "report", "train", "doctor", "bench")
+COMMANDS = (
+    "run",
+    "decide",
+    "eval",
+    "compare",
+    "calibrate",
+    "report",
+    "cube",
+    "train",
+    "config",
+    "doctor",
+    "bench",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +72,10 @@ def _missing(error: ModuleNotFoundError) -> str:
         "transformers": "local",
         "openai": "openai",
         "matplotlib": "evals",
+        "pyarrow": "parquet",
+        "zstandard": "inspect",
         "tqdm": "evals",
+        "ray": "ray",
         "scipy": "train",
         "sklearn": "train",
     }

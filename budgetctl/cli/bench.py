@@ -60,6 +60,22 @@ print(elapsed)
 """
 
 
+_REPLAY = """
+import resource, sys, time
+import numpy
+from budgetctl.evals import baselines, metrics, recording, replay
+started = time.process_time_ns()
+pace = replay.SPEED_PROFILES["nominal"]
+recorded = recording.Recording.read(sys.argv[1])
+runs = dict(baselines.fixed_curve(recorded, pace=pace))
+runs["early"] = replay.replay(recorded, "cap:4096+stop:balanced", pace=pace)
+metrics.evaluate(runs, rng=numpy.random.default_rng(0))
+elapsed = time.process_time_ns() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(recorded.rows), elapsed, peak // (1024 * 1024 if sys.platform == "darwin" else 1024))
+"""
+
+
 def add(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("bench", help="measure what budgetctl itself costs", description=__doc__)
@@ -276,6 +292,42 @@ def _decoder(steps: int) -> Callable[[int], tuple[int, int]]:
     return once
 
 
+def replay(*, traces: int = 40_000) -> list[Result]:
+    """Rows of a cube per second and core, from the file to the table of metrics; the peak of memory is that
+    of the process.
+
+    The cube is made up: coupled traces of twelve rows with 250 characters of text each. They are replayed
+    under full thinking, eleven caps and one cap with the preset ``balanced``.
+    """
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cube.jsonl"
+        with path.open("w") as file:
+            file.writelines(line for i in range(traces) for line in _trace(i))
+        done = subprocess.run(
+            [sys.executable, "-c", _REPLAY, str(path)], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"a fresh process failed:\n{done.stderr}")
+    rows, ns, peak = map(int, done.stdout.split())
+    more = {"rows_per_s": round(1e9 * rows / ns), "peak_mb": peak}
+    return [summary("replay_rows_per_s", [ns // rows], **more) | {"n": rows}]
+
+
+def _trace(i: int) -> Iterator[str]:
+    natural = 600 + 97 * (i % 89)
+    row = {"dataset": "made-up", "question_id": str(i), "question": _prompt(250, i, of=PROBLEM), "model": "m"}
+    for k in range(12):
+        tokens = natural * k // 11
+        budget = {"kind": "natural"} if k == 11 else {"kind": "tokens", "value": tokens}
+        signals = {"p_top": min(1.0, 0.3 + 0.07 * k), "p_choice_mass": k / 12}
+        measured = {"reasoning_tokens": tokens, "output_tokens": tokens + 40, "correct": k > i % 13}
+        coupled = {"coupled": k < 11, "answer": "ABCD"[(k + i) % 4], "signals": signals}
+        yield json.dumps({**row, "budget": budget, **measured, **coupled}) + "\n"
+
+
 def imports(*, n: int = 9) -> list[Result]:
     """``import budgetctl`` in a fresh interpreter, and what of ``FORBIDDEN`` it loads."""
     times, loaded = _fresh(_IMPORT.format(forbidden=FORBIDDEN), n=n)
@@ -299,6 +351,7 @@ def _table(results: Sequence[Result]) -> str:
     lines = [f"{'':<20}{'p50 us':>12}{'p99 us':>12}{'n':>7}"]
     for r in results:
         more = f"  ratio {r['ratio']:.3f}" if "ratio" in r else ""
+        more += f"  {r['rows_per_s']:,} rows/s, peak {r['peak_mb']} MB" if "rows_per_s" in r else ""
         more += f"  loads {', '.join(r['forbidden'])}" if r.get("forbidden") else ""
         lines.append(f"{r['name']:<20}{r['p50_us']:>12.1f}{r['p99_us']:>12.1f}{r['n']:>7}{more}")
     return "\n".join(lines)
@@ -309,5 +362,6 @@ BENCHES: dict[str, Callable[[], list[Result]]] = {
     "estimate": estimate,
     "stream": stream,
     "generate": generate,
+    "replay": replay,
     "import": imports,
 }

@@ -6,13 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .8rem;text-align:right;"
-    "border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}"
-    "svg text{font:11px system-ui,sans-serif;fill:#444}.note{color:#555}"
-)
-
 
 def as_text(bill: Mapping[str, Any]) -> str:
     """Return the bill as lines for a terminal."""
@@ -24,17 +17,14 @@ def as_text(bill: Mapping[str, Any]) -> str:
 
 def as_html(bill: Mapping[str, Any]) -> str:
     """Return the bill as one HTML page that loads nothing from anywhere."""
-    body = [f"<p>{escape(line)}</p>" for line in _headline(bill)]
+    from budgetctl.evals.report.html import document, table
+
+    body = ["<h1>Overthinking bill</h1>", *(f"<p>{escape(line)}</p>" for line in _headline(bill))]
     body.append(_svg(bill["histogram"]))
     for title, head, rows in _tables(bill):
-        cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        body.append(f"<h2>{escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>")
+        body.append(f"<section><h2>{escape(title)}</h2>{table(head, rows)}</section>")
     body += [f'<p class="note">{escape(line)}</p>' for line in _notes(bill)]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Overthinking bill</title>'
-        f"<style>{_STYLE}</style><h1>Overthinking bill</h1>{''.join(body)}</html>\n"
-    )
+    return document("Overthinking bill", "\n".join(body))
 
 
 def _headline(bill: Mapping[str, Any]) -> list[str]:
@@ -161,16 +151,17 @@ def _svg(bins: Sequence[Mapping[str, int]]) -> str:
         x, y, middle = i * width + 3, height - size + 16, i * width + width / 2
         label = f"{row['from']:,} to {row['to']:,} tokens: {row['calls']:,} calls"
         bars.append(
-            f'<rect x="{x}" y="{y:.1f}" width="{width - 6}" height="{size:.1f}" fill="#4477aa">'
+            f'<rect x="{x}" y="{y:.1f}" width="{width - 6}" height="{size:.1f}" fill="var(--p0)">'
             f"<title>{label}</title></rect>"
             f'<text x="{middle}" y="{y - 3:.1f}" text-anchor="middle">{row["calls"]:,}</text>'
             f'<text x="{middle}" y="{height + 30}" text-anchor="middle">{row["from"]:,}</text>'
         )
     return (
-        f'<svg role="img" aria-label="Calls by thinking tokens" width="{len(bins) * width}" '
-        f'height="{height + 52}">{"".join(bars)}'
+        '<div class="scroll" tabindex="0"><svg role="img" aria-label="Calls by thinking tokens" '
+        f'font-size="11" fill="var(--muted)" width="{len(bins) * width}" height="{height + 52}">'
+        f"{''.join(bars)}"
         f'<text x="3" y="{height + 47}">calls by thinking tokens; a bar starts at the number below it</text>'
-        "</svg>"
+        "</svg></div>"
     )
 
 

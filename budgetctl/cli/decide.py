@@ -10,8 +10,9 @@ from typing import Any
 
 from budgetctl.adapters import openai_chat
 from budgetctl.adapters.base import Rendered
-from budgetctl.capabilities import Capability
+from budgetctl.capabilities import Capability, guess_endpoint
 from budgetctl.cli.run import read_text
+from budgetctl.config import Settings
 from budgetctl.controller import Controller
 from budgetctl.errors import ClassifierError, ConfigError
 from budgetctl.types import Decision, Estimate, Query
@@ -23,21 +24,29 @@ def add(subparsers: Any) -> None:
     parser.add_argument("text", metavar="TEXT", help="the question; - reads it from standard input")
     parser.add_argument("--model", help="model of the call (default: the embedded one)")
     parser.add_argument("--endpoint", help="kind of endpoint, as in the capability table (default: openai)")
-    parser.add_argument("--policy", default="auto", help="policy string (default: auto)")
+    parser.add_argument("--policy", help="policy string (default: auto, or the configuration's)")
+    parser.add_argument("--config", metavar="FILE", help="configuration whose names and limits hold")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Decide and print."""
-    controller = Controller(args.policy)
-    model, capability = _capability(controller, args.model, args.endpoint)
+    settings = Settings.load({} if args.config is None else args.config, env={})
+    controller = settings.controller(policy=args.policy, sinks=())
+    alias = controller.alias(args.model)
+    model, endpoint, policy = args.model, args.endpoint, None
+    if alias is not None:
+        endpoint = endpoint or alias.endpoint or guess_endpoint(alias.base_url)
+        model, policy = alias.model, alias.policy
+    controller = controller if policy is None else controller.with_policy(policy)
+    model, endpoint, capability = _capability(controller, model, endpoint)
     query = Query.from_text(read_text(args.text), model=model)
     estimate = _estimate(controller, query)
     # Loading is not part of a decision: a service pays it once, here it would be all there is to see.
-    _decide(controller, Query.from_text("warm up", model=model), capability)
+    _decide(controller, Query.from_text("warm up", model=model), capability, endpoint)
     started = time.perf_counter_ns()
-    decision, rendered = _decide(controller, query, capability)
+    decision, rendered = _decide(controller, query, capability, endpoint)
     elapsed_us = (time.perf_counter_ns() - started) / 1e3
     result = report(decision, rendered, estimate=estimate, elapsed_us=elapsed_us)
     print(json.dumps(result, indent=2) if args.json else _table(result, model))
@@ -70,15 +79,16 @@ def report(
 
 def _capability(
     controller: Controller, model: str | None, endpoint: str | None
-) -> tuple[str | None, Capability]:
-    """Return the model and what it can do: without a name the model that ``budgetctl run`` would call."""
+) -> tuple[str, str, Capability]:
+    """Return model, endpoint and what they can do: without a name those that ``budgetctl run`` would call."""
     if model is not None:
-        return model, controller.capabilities.lookup(model, endpoint or "openai")
+        endpoint = endpoint or "openai"
+        return model, endpoint, controller.capabilities.lookup(model, endpoint)
     if endpoint is not None:
         raise ConfigError("--endpoint needs --model")
     from budgetctl.evals import pocket
 
-    return pocket.NAME, controller.capabilities.lookup(pocket.NAME, "in-process")
+    return pocket.NAME, "in-process", controller.capabilities.lookup(pocket.NAME, "in-process")
 
 
 def _estimate(controller: Controller, query: Query) -> Estimate | None:
@@ -89,10 +99,12 @@ def _estimate(controller: Controller, query: Query) -> Estimate | None:
         return None  # a policy that needs it says so in its reasons
 
 
-def _decide(controller: Controller, query: Query, capability: Capability) -> tuple[Decision, Rendered]:
+def _decide(
+    controller: Controller, query: Query, capability: Capability, endpoint: str
+) -> tuple[Decision, Rendered]:
     """Decide, and render the decision as a wrapped streaming call would."""
     price = controller.prices.lookup(query.model)
-    decision = controller.decide(query, facts=capability.facts(), price=price)
+    decision = controller.decide(query, facts=capability.facts(), price=price, endpoint=endpoint)
     return decision, openai_chat.render(decision.budget, capability, {}, live=True)
 
 

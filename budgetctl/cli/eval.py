@@ -2,7 +2,8 @@
 
 ``live`` asks a model and can be resumed; ``replay`` reads cubes and calls no model. Both print a table (or
 JSON with ``--json``) and write ``summary.json``, pictures and an HTML report into ``--out``. Exit code 1:
-none of the policies that were asked for is recommended. ``classifier`` judges estimates alone.
+none of the policies that were asked for is recommended; 3: a limit on spending stopped the run.
+``classifier`` judges estimates alone.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.cli import eval_classifier
-from budgetctl.errors import ConfigError, EvalError
+from budgetctl.cli import eval_classifier, eval_live
+from budgetctl.errors import ConfigError
 from budgetctl.policy import parse
+from budgetctl.types import EFFORTS
 
 if TYPE_CHECKING:
-    from budgetctl.evals.live import Suite
+    from budgetctl.evals.cube import CubeRow
     from budgetctl.evals.replay import Recording
     from budgetctl.evals.results import Result
+    from budgetctl.evals.spend import LimitReached
 
 REPLAY_POLICIES = "full,off,quantile:0.9,auto"
 
@@ -42,25 +46,8 @@ def add(subparsers: Any) -> None:
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "suite",
-        metavar="SUITE",
-        help="'pocket' (the embedded reasoner and its test questions), or a JSONL file of your own",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run resumes"
-    )
-    parser.add_argument(
-        "--limit", type=int, help="number of questions (default: 200 of pocket, all of a file)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="questions per batch (default: %(default)s)"
-    )
-    parser.add_argument("--grader", metavar="MODULE:FUNCTION", help="tells right answers from wrong ones")
-    parser.add_argument("--base-url", help="OpenAI-compatible endpoint for a suite of your own")
-    parser.add_argument("--model", help="model name at that endpoint")
-    parser.add_argument("--endpoint", help="kind of endpoint, as in the capability table")
-    _add_common(parser, default="a grid of caps, full, off, quantile:0.9 and auto")
+    eval_live.arguments(parser)
+    _add_common(parser, default="full, off and auto; of pocket a grid of caps too")
     parser.set_defaults(run=run_live)
 
 
@@ -113,47 +100,51 @@ def _add_common(parser: argparse.ArgumentParser, *, default: str) -> None:
 
 
 def run_live(args: argparse.Namespace) -> int:
-    """Run a suite live; 1 when no policy that was asked for is recommended."""
-    from budgetctl.evals import live
+    """Run a suite live; 1 when no policy that was asked for is recommended, 3 when a limit stopped it."""
+    from budgetctl.evals import runfolder
+    from budgetctl.evals.spend import LimitReached
 
     _check(args)
-    policies = _policies(args.policies) or (
-        _pocket_policies() if args.suite == "pocket" else ["full", "auto"]
-    )
-    suite = _suite(args)
-    run = live.LiveRun(
-        suite=suite,
-        policies=policies,
-        out=args.out,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        classifier=_classifier(args.classifier),
-    )
-    runs = run.run()
+    run = eval_live.run_of(args, policies=_policies(args.policies))
+    try:
+        runs = run.run()
+    except LimitReached as stop:
+        if args.json:
+            print(json.dumps(_stopped(stop, out=args.out), indent=2))
+        print(f"budgetctl eval: {stop}", file=sys.stderr)
+        return 3
     settings = {"kind": "live", **run.settings}
-    return _report(
-        args, runs, asked=list(run.policies), title=f"{suite.name}, {suite.backend.model}", settings=settings
-    )
+    rows = runfolder.read_rows(args.out / runfolder.ROWS)
+    title = f"{run.suite.name}, {run.suite.backend.model}"
+    return _report(args, runs, asked=list(run.policies), questions=rows, title=title, settings=settings)
+
+
+def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
+    spend = stop.spend
+    return {
+        "stopped": True,
+        "done": stop.done,
+        "total": stop.total,
+        "usd": spend.usd,
+        "tokens": spend.tokens,
+        "out": str(out),
+    }
 
 
 def run_replay(args: argparse.Namespace) -> int:
     """Replay recordings; 1 when no policy that was asked for is recommended."""
     from budgetctl.capabilities import Table
-    from budgetctl.evals import baselines, cube, replay
+    from budgetctl.evals import ablation, baselines, replay
 
     _check(args)
     pace = replay.speed_profile(args.speed_profile)
-    rows = cube.load(*(_cube(name) for name in args.cubes))
-    chosen = [r for r in rows if args.dataset in (None, r.dataset) and args.model in (None, r.model)]
-    if not chosen:
-        raise EvalError(_nothing_chosen(rows, args))
-    recording = replay.Recording.of(chosen)
+    paths = [_cube(name) for name in args.cubes]
+    recording = replay.Recording.read(*paths, dataset=args.dataset, model=args.model)
     asked = _policies(args.policies) or _default_policies(recording)
     table = Table.load()
-    runs: dict[str, Sequence[Result]] = dict(
-        baselines.fixed_curve(recording, pace=pace, caps=_caps(args.caps))
-    )
-    for policy in asked:
+    runs = baselines.fixed_curve(recording, pace=pace, caps=_caps(args.caps))
+
+    def add(policy: str) -> None:
         if policy not in runs:
             runs[policy] = replay.replay(
                 recording,
@@ -163,10 +154,13 @@ def run_replay(args: argparse.Namespace) -> int:
                 facts_of=lambda model: table.lookup(model, "in-process").facts(),
                 every=args.every,
             )
+
+    for policy in (*asked, *_recorded_efforts(recording)):
+        add(policy)
     for policy in asked:
-        if any(r.stop for r in runs[policy]):
-            by_lot = baselines.random_stop(recording, runs[policy], pace=pace, seed=args.seed)
-            runs[f"by lot as {policy}"] = by_lot
+        if runs[policy].stopped:
+            add(ablation.without_stop(policy))
+            runs[f"by lot as {policy}"] = baselines.random_stop(runs[policy], seed=args.seed)
     for reason, count in recording.left_out.items():
         print(f"left out: {count} {reason}", file=sys.stderr)
     settings = {
@@ -181,7 +175,8 @@ def run_replay(args: argparse.Namespace) -> int:
         "left_out": dict(recording.left_out),
     }
     title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
-    return _report(args, runs, asked=asked, title=title, settings=settings)
+    rows = _natural_rows(paths, args)
+    return _report(args, runs, asked=asked, questions=rows, title=title, settings=settings)
 
 
 def _report(
@@ -189,12 +184,13 @@ def _report(
     runs: Mapping[str, Sequence[Result]],
     *,
     asked: Sequence[str],
+    questions: Iterable[CubeRow],
     title: str,
     settings: Mapping[str, Any],
 ) -> int:
     import numpy as np
 
-    from budgetctl.evals import metrics, report, verdict
+    from budgetctl.evals import calls, metrics, report, verdict
 
     evaluation = metrics.evaluate(
         runs,
@@ -210,7 +206,11 @@ def _report(
     )
     content = result.as_json()
     if args.out is not None:
-        paths = report.write(result, args.out)
+        details = report.details(
+            runs, evaluation, questions=questions, seed=args.seed, cluster_by=args.cluster_by
+        )
+        paths = report.write(replace(result, details=details), args.out)
+        paths["calls"] = calls.save(args.out, runs)
         content["files"] = {kind: str(path) for kind, path in paths.items()}
         print(f"report: {paths['html']}", file=sys.stderr)
     if args.json:
@@ -241,14 +241,14 @@ def _policies(text: str | None) -> list[str]:
     return list(dict.fromkeys(str(parse(name)) for name in names))
 
 
-def _pocket_policies() -> list[str]:
-    from budgetctl.evals.backends import POCKET_POLICIES
-
-    return list(POCKET_POLICIES)
-
-
 def _default_policies(recording: Recording) -> list[str]:
     return [name for name in REPLAY_POLICIES.split(",") if name != "off" or recording.has_off]
+
+
+def _recorded_efforts(recording: Recording) -> list[str]:
+    """Return the levels that can be replayed: what the model does with a level is its own adaptivity."""
+    levels = [level for level in EFFORTS if (recording.effort(level) >= 0).all()]
+    return [f"effort:{level}" for level in levels]
 
 
 def _classifier(name: str) -> str | None:
@@ -275,37 +275,11 @@ def _cube(name: str) -> Path:
     return pocket.path().parent / "test.jsonl.gz"
 
 
-def _nothing_chosen(rows: Sequence[Any], args: argparse.Namespace) -> str:
-    field, wanted = ("dataset", args.dataset) if args.dataset is not None else ("model", args.model)
-    known = sorted({getattr(row, field) for row in rows})
-    shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-    return f"no rows are left with --{field} {wanted!r}; the files hold: {shown}"
+def _natural_rows(paths: Sequence[Path], args: argparse.Namespace) -> Iterator[CubeRow]:
+    """Read the natural rows once more, for the pages that show questions."""
+    from budgetctl.evals import cube
 
-
-def _suite(args: argparse.Namespace) -> Suite:
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}: expected a number of questions above 0")
-    from budgetctl.evals import backends
-    from budgetctl.evals.live import Suite
-
-    if args.suite == backends.POCKET:
-        if args.grader or args.base_url:
-            raise ConfigError(
-                "the suite 'pocket' brings its own model and grader: leave out --grader and --base-url"
-            )
-        return backends.pocket_suite(limit=args.limit or 200, seed=args.seed)
-    path = Path(args.suite)
-    if not path.exists():
-        raise ConfigError(f"suite {args.suite!r}: neither a built-in suite (pocket) nor a file")
-    missing = [flag for flag in ("grader", "base_url", "model") if getattr(args, flag) is None]
-    if missing:
-        flags = ", ".join("--" + flag.replace("_", "-") for flag in missing)
-        raise ConfigError(f"a suite file needs {flags} as well")
-    questions = backends.read_questions(path, limit=args.limit)
-    backend = backends.EndpointBackend(
-        base_url=args.base_url,
-        model=args.model,
-        grader=backends.load_grader(args.grader),
-        endpoint=args.endpoint,
-    )
-    return Suite(name=path.stem, questions=questions, backend=backend)
+    for row in (row for path in paths for row in cube.iterate(path)):
+        chosen = args.dataset in (None, row.dataset) and args.model in (None, row.model)
+        if chosen and row.budget is not None and row.budget.kind == "natural":
+            yield row

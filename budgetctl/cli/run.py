@@ -17,7 +17,8 @@ def add(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("run", help="make one call under a policy", description=__doc__)
     parser.add_argument("text", metavar="TEXT", help="the question; - reads it from standard input")
-    parser.add_argument("--policy", default="auto", help="policy string (default: auto)")
+    parser.add_argument("--policy", help="policy string (default: auto, or the configuration's)")
+    parser.add_argument("--config", metavar="FILE", help="configuration whose names and limits hold")
     parser.add_argument(
         "--base-url", help="OpenAI-compatible endpoint; without it the embedded model answers"
     )
@@ -31,8 +32,12 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the call; 1 when no answer came back."""
     text = read_text(args.text)
-    settings = budgetctl.Settings.load({"policy": args.policy, "sink": args.sink}, env={})
-    controller = settings.controller()
+    settings = budgetctl.Settings.load({} if args.config is None else args.config, env={})
+    sinks = {} if args.sink is None else {"sinks": (budgetctl.JsonlSink(args.sink),)}
+    controller = settings.controller(policy=args.policy, **sinks)
+    alias = controller.alias(args.model)
+    if alias is not None and args.base_url is None:
+        args.base_url = alias.base_url
     if args.base_url is None:
         if args.model is not None:
             raise ConfigError("--model needs --base-url; without it the embedded model answers")

@@ -82,8 +82,8 @@ def read(names: Sequence[str]) -> Data:
     from budgetctl.classifiers import outcomes, targets
 
     cubes, rows, logs = [], _Rows(), 0
-    for path in map(_path, names):
-        if _is_cube(path):
+    for path in map(path_of, names):
+        if is_cube(path):
             cubes.append(path)
         else:
             logs += 1
@@ -100,7 +100,8 @@ def read(names: Sequence[str]) -> Data:
     )
 
 
-def _path(name: str) -> Path:
+def path_of(name: str) -> Path:
+    """Return the file that a name stands for."""
     if name != POCKET:
         return Path(name)
     from budgetctl.evals import pocket
@@ -108,7 +109,7 @@ def _path(name: str) -> Path:
     return pocket.path().parent / "test.jsonl.gz"
 
 
-def _is_cube(path: Path) -> bool:
+def is_cube(path: Path) -> bool:
     """Whether the first row is one of a recording."""
     from budgetctl.classifiers.targets import REQUIRED
 

@@ -102,6 +102,11 @@ class ChatCall:
             session, delivery=self._delivery, transcript=self._ledger.first, stopper=self._stopper
         )
 
+    @property
+    def answer(self) -> str:
+        """The text of the answer, as far as it has come."""
+        return self._ledger.current.answer
+
     def run(self) -> Machine:
         """Drive the call. Emits chunks, or one completion when the caller wants it whole."""
         try:
@@ -256,8 +261,9 @@ class ChatCall:
         return ours and transcript.empty and transcript.finish not in _ANSWERED_OTHERWISE
 
     def _tell(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._session.controller.callbacks.emit("on_delta", event)
+        if self._session.audited is None:
+            for event in events:
+                self._session.controller.callbacks.emit("on_delta", event)
 
     def _time_left(self) -> float | None:
         deadline = self._session.budget.deadline_s

@@ -25,7 +25,7 @@ OnBroken = Callable[[frozenset[str]], None]
 
 def status(error: BaseException) -> Any:
     """Return the HTTP status of a provider's error; None where it has none."""
-    return getattr(error, "status_code", None)
+    return getattr(error, "status_code", getattr(error, "code", None))  # Google's calls it a code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from budgetctl.channels import response_id
 from budgetctl.engine.effects import CallerClosed, Emit, Machine, read
 from budgetctl.engine.opening import OnBroken, brief, open_call
 from budgetctl.engine.transcript import Transcript, as_whole
-from budgetctl.types import StopReason
+from budgetctl.types import StopReason, Timing
 
 if TYPE_CHECKING:
     from budgetctl.outcomes import Outcome
@@ -33,6 +34,9 @@ class PassingCall:
         dump: Turns the SDK's objects into dicts; None for one that cannot be read without changing it.
         stream: The response is a stream that this machine reads; otherwise it is handed on as it came.
         on_broken: Told the names of controls that the server refused.
+
+    Attributes:
+        timing: What is known of its times otherwise, where the machine hears only later what has come.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class PassingCall:
         on_broken: OnBroken = lambda names: None,
     ) -> None:
         self.outcome: Outcome | None = None
+        self.timing: Timing | None = None
         self._session = session
         self._path = path
         self._transcript = transcript
@@ -101,6 +106,9 @@ class PassingCall:
             if body is None:
                 self._notes.append("the response was not read")
                 return
+            response = response_id(body)
+            if response is not None:
+                self._session.answered(response)
             events = self._transcript.read(body) if whole else self._transcript.feed(body)
             for event in events:
                 self._session.controller.callbacks.emit("on_delta", event)
@@ -117,13 +125,14 @@ class PassingCall:
         ended = StopReason.LENGTH if self._transcript.finish == "length" else StopReason.NATURAL
         if self._session.budget.off and any(c.strength != "none" for c in self._controls):
             ended = StopReason.OFF
-        timing = self._transcript.timing()
+        heard = self._transcript.timing()
         unread = bool(self._notes) and self._notes[-1] == "the response was not read"
         answered = unread or not self._transcript.empty
+        timing = heard if self._stream else as_whole(heard, answered=answered)
         try:
             self.outcome = self._session.finish(
                 usage=self._transcript.usage(visible=False),
-                timing=timing if self._stream else as_whole(timing, answered=answered),
+                timing=self.timing or timing,
                 stop=stop or ended,
                 answered=answered,
                 fallback="; ".join(self._notes) or None,

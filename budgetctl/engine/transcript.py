@@ -190,6 +190,8 @@ class Transcript:
             reasoning_tokens=thought,
             answer_tokens=answered,
             output_tokens=thought + answered,
+            cached_tokens=reported.cached_tokens,
+            cache_write_tokens=reported.cache_write_tokens,
             provenance="counted" if self._counter is not None else "estimated",
         )
 

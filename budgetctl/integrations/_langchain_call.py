@@ -13,13 +13,16 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 from budgetctl.adapters import openai_chat
 from budgetctl.adapters.base import OURS, Rendered
+from budgetctl.adapters.paths import without_auto
 from budgetctl.callbacks import logger
 from budgetctl.capabilities import Capability
 from budgetctl.controller import Controller
+from budgetctl.conversation import conversation_of, given_id
 from budgetctl.engine.opening import REFUSED, status
 from budgetctl.errors import BudgetctlError, brief
 from budgetctl.integrations._langchain_read import Listener, as_query, note
 from budgetctl.integrations._langchain_turn import current_turn
+from budgetctl.names import Alias
 from budgetctl.outcomes import Outcome, attach
 from budgetctl.policy import Situation
 from budgetctl.session import OuterCall, Session, outer_call
@@ -68,16 +71,28 @@ class Setup:
             logger.warning("a chat model's call goes through unchanged: %s", brief(error))
             return Untouched(kwargs)
 
-    def decide(self, query: Query) -> OuterCall:
+    def decide(self, query: Query, *, alias: Alias | None, params: Mapping[str, Any]) -> OuterCall:
         """Return what the call is to be, within its turn: a decision around it stays in charge."""
         controller = self.controller
-        capability = controller.capabilities.lookup(query.model, self.endpoint)
+        endpoint = self.at(alias)
+        capability = controller.capabilities.lookup(query.model, endpoint)
+        place = self.place or endpoint
         facts, price = capability.facts(), controller.prices.lookup(query.model)
-        pace = controller.speeds.pace(self.place or self.endpoint, query.model or "")
+        pace = controller.speeds.pace(place, query.model or "")
         outer = outer_call.get()
         if outer is None or outer.claimed:
-            decision = controller.decide(query, facts=facts, pace=pace, price=price)
-            outer = OuterCall(controller=controller, decision=decision)
+            policy = None if alias is None else alias.policy
+            ongoing = conversation_of(query, capability, place=place, given=given_id(params))
+            decision = controller.decide(
+                query,
+                facts=facts,
+                pace=pace,
+                price=price,
+                endpoint=endpoint,
+                policy=policy,
+                conversation=ongoing,
+            )
+            outer = OuterCall(controller=controller, decision=decision, policy=policy, conversation=ongoing)
         turn = current_turn()
         if turn is not None:
             trusted = outer.decision.estimate if outer.decision.fallback is None else None
@@ -86,6 +101,10 @@ class Setup:
         if outer.controller is controller:  # otherwise the session says it, to our callbacks
             controller.callbacks.emit("on_decision", outer.decision)
         return outer
+
+    def at(self, alias: Alias | None) -> str:
+        """Return the kind of endpoint of a call."""
+        return self.endpoint if alias is None else alias.endpoint or self.endpoint
 
     def render(
         self,
@@ -148,17 +167,23 @@ class Call:
         kwargs: Mapping[str, Any],
     ) -> None:
         self._setup = setup
-        self._own = dict(kwargs)
+        kwargs = without_auto(kwargs)
         params = model._get_invocation_params(stop=stop, **kwargs)
         name = params.get("model") or params.get("model_name") or getattr(model, "model_name", None)
         self._model = model
         self._name = name if isinstance(name, str) else None
+        self._alias = setup.controller.alias(name)
+        if self._alias is not None:
+            self._name = self._alias.model
+            if not setup.watched:  # our client does it, and looks at the URL
+                kwargs = {**kwargs, "model": self._name}
         query = as_query(messages, model=self._name, params=params)
         self._turn = current_turn()
-        self._outer = setup.decide(query)
+        self._outer = setup.decide(query, alias=self._alias, params=params)
         self._session: Session | None = None
         self._refused: str | None = None
         self._suspects: frozenset[str] = frozenset()
+        self._own = dict(kwargs)
         self.kwargs = dict(kwargs)
         if not setup.watched:
             self._session = self._rendered(query, {**params, "model": self._name})
@@ -172,7 +197,7 @@ class Call:
             session = self._setup.controller.session(
                 query,
                 params=params,
-                endpoint=self._setup.endpoint,
+                endpoint=self._setup.at(self._alias),
                 base_url=self._setup.place,
                 render=self._setup.render,
             )

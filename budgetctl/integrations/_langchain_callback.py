@@ -16,7 +16,7 @@ from budgetctl.callbacks import logger
 from budgetctl.capabilities import ENDPOINTS
 from budgetctl.controller import Controller
 from budgetctl.errors import AnswerTruncated, ConfigError, brief
-from budgetctl.integrations._langchain_model import controller_of
+from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._langchain_read import Listener, as_query
 from budgetctl.outcomes import MESSAGE_KEY, Outcome, Sink, attach, outcome
 from budgetctl.policy import Policy
@@ -76,9 +76,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
             raise ConfigError("end_over_budget needs a policy: it says what the budget is")
         if controller is None:
             settings, policy = {**settings, "mode": "observe"}, policy or "full"
-        self.controller = controller_of(
-            policy, controller=controller, caller_values=None, sink=sink, settings=settings
-        )
+        self.controller = controller_of(controller, policy=policy, sink=sink, **settings)
         self.outcomes: deque[Outcome] = deque(maxlen=KEPT)
         self.raise_error = end_over_budget
         self._endpoint = endpoint

@@ -13,6 +13,7 @@ from budgetctl.capabilities import ENDPOINTS, guess_endpoint
 from budgetctl.controller import Controller
 from budgetctl.engine.continuation import RenderPrompt
 from budgetctl.errors import ConfigError
+from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._langchain_call import Setup
 from budgetctl.integrations._langchain_methods import BudgetedAsyncStreams, BudgetedCalls, BudgetedStreams
 from budgetctl.outcomes import Sink
@@ -27,6 +28,7 @@ def budgeted_chat_model(
     policy: str | Policy | None = None,
     *,
     controller: Controller | None = None,
+    route: str | None = None,
     endpoint: str | None = None,
     caller_values: CallerValues | None = None,
     sink: str | os.PathLike[str] | Sink | None = None,
@@ -49,6 +51,7 @@ def budgeted_chat_model(
         model: A chat model, or one with arguments bound (``model.bind(...)``).
         policy: A policy or its string; the default is ``auto``, or the controller's own.
         controller: Decides and records, instead of a new one made from the other arguments.
+        route: Name of this traffic, as in :func:`budgetctl.wrap`.
         endpoint: Kind of endpoint, as in the capability table; None tells OpenAI by its host and calls
             everything else ``openai-compatible``.
         caller_values: ``pin`` (the default) leaves values alone that the model or a call sets itself;
@@ -64,7 +67,7 @@ def budgeted_chat_model(
     if endpoint is not None and endpoint not in ENDPOINTS:
         raise ConfigError(f"endpoint: seen {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
     controller = controller_of(
-        policy, controller=controller, caller_values=caller_values, sink=sink, settings=settings
+        controller, policy=policy, route=route, caller_values=caller_values, sink=sink, **settings
     )
     options = {"endpoint": endpoint, "tokenizer": tokenizer, "render_prompt": render_prompt}
     if isinstance(model, RunnableBinding) and isinstance(model.bound, BaseChatModel):
@@ -76,34 +79,6 @@ def budgeted_chat_model(
             f"seen {type(model).__name__}; budget the chat model first and build the rest around it"
         )
     return cast("Model", _budgeted(model, controller, **options))
-
-
-def controller_of(
-    policy: str | Policy | None,
-    *,
-    controller: Controller | None,
-    caller_values: CallerValues | None,
-    sink: str | os.PathLike[str] | Sink | None,
-    settings: dict[str, Any],
-) -> Controller:
-    """Return ``controller`` under ``policy``, or a new one from the other arguments.
-
-    Raises:
-        ConfigError: An argument does not fit, or is said beside a controller.
-    """
-    if controller is not None:
-        given = {"caller_values": caller_values, "sink": sink, **settings}
-        said = sorted(name for name, value in given.items() if value is not None)
-        if said:
-            raise ConfigError(f"say it to the controller that you pass: {', '.join(said)}")
-        return controller if policy is None else controller.with_policy(policy)
-    if isinstance(sink, str | os.PathLike):
-        from budgetctl.records import JsonlSink
-
-        sink = JsonlSink(sink)
-    if sink is not None:
-        settings = {**settings, "sinks": (*settings.get("sinks", ()), sink)}
-    return Controller(policy or "auto", caller_values=caller_values or "pin", **settings)
 
 
 def _budgeted(

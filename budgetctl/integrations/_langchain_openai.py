@@ -11,7 +11,8 @@ from openai._constants import RAW_RESPONSE_HEADER
 
 from budgetctl.controller import Controller
 from budgetctl.engine.continuation import RenderPrompt
-from budgetctl.integrations.openai import is_raw, wrap
+from budgetctl.integrations._openai_io import is_raw
+from budgetctl.integrations.openai import wrap
 
 CLIENTS = {"root_client": "client", "root_async_client": "async_client"}
 """Fields of a chat model: a client, and the resource of it that makes chat completions."""

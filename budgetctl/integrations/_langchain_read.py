@@ -132,6 +132,11 @@ def _usage(reported: UsageMetadata) -> dict[str, Any]:
         "completion_tokens": reported["output_tokens"],
         "total_tokens": reported["total_tokens"],
     }
+    read = reported.get("input_token_details") or {}
+    usage["prompt_tokens_details"] = {
+        "cached_tokens": read.get("cache_read"),
+        "cache_write_tokens": read.get("cache_creation"),
+    }
     details = reported.get("output_token_details") or {}
     thought = next((v for k, v in details.items() if k.endswith("reasoning")), None)  # flex_reasoning, ...
     if thought is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from budgetctl.controller import expect
-from budgetctl.policy import ANSWER_RESERVE, MAX_CAP, Cap, Situation
+from budgetctl.policy import ANSWER_RESERVE, Situation, at_most
 from budgetctl.types import Budget, Decision, tighter
 
 if TYPE_CHECKING:
@@ -40,19 +40,18 @@ class Turn:
     def tighten(self, decision: Decision, situation: Situation) -> Decision:
         """Return the decision within what is left; at nothing left, with as little thinking as can be."""
         left, reasons = self._left(situation)
-        budget = decision.budget
+        stop = decision.budget.stop
+        within = Budget(stop=stop, reasons=reasons)
         if left is not None:
-            within = _within(left, situation, stop=budget.stop)
-            reasons += within.reasons[1:]  # the first one names the cap, as ours have done
-            budget = tighter(budget, within)
-        budget = replace(budget, reasons=(*decision.budget.reasons, *reasons))
+            within = at_most(left, *reasons, stop=stop, situation=situation)
+        budget = tighter(decision.budget, within)
         return replace(
             decision,
             budget=budget,
             policy=f"{decision.policy}&{self}",
             policy_hash=hashlib.blake2b(f"{decision.policy_hash}&{self}".encode(), digest_size=8).hexdigest(),
             expected=expect(budget, situation),
-            reasons=(*decision.reasons, *reasons),
+            reasons=(*decision.reasons, *within.reasons),
             certificate=None,
             certificate_void_reason=VOID,
         )
@@ -90,15 +89,6 @@ class Turn:
                 reasons.append(f"turn: ${dollars:.6f} of ${self.usd:g} left")
             lefts += [] if tokens is None else [tokens]
         return min(lefts, default=None), tuple(reasons)
-
-
-def _within(left: int, situation: Situation, *, stop: str) -> Budget:
-    """Return the budget of at most ``left`` thinking tokens."""
-    facts = situation.facts
-    if left < 1 and (facts.can_switch_off or not facts.can_cap):
-        return Budget(reasoning_tokens=0, stop=stop)
-    # A model that cannot be switched off, but capped, thinks one token.
-    return Cap(min(max(left, 1), MAX_CAP), stop=stop).budget(situation)
 
 
 def _affordable(dollars: float, situation: Situation) -> int | None:

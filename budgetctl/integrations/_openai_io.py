@@ -1,33 +1,34 @@
-"""The io of the OpenAI integration: shells that run a machine, streams that hand its chunks on."""
+"""The io of the OpenAI integration: its requests, its models as dicts, its streams watched."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import weakref
-from collections.abc import Awaitable, Callable, Hashable, Mapping
-from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
-import anyio
-from openai import AsyncStream, BaseModel, Stream
+from openai import NOT_GIVEN, AsyncStream, BaseModel, Stream
+from openai._constants import RAW_RESPONSE_HEADER
+from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from budgetctl.engine import SILENT, CallerClosed, Close, Effect, Emit, Machine, Receive, Send
-from budgetctl.integrations._alarm import Alarm
-from budgetctl.outcomes import Outcome, attach
+from budgetctl.engine import Send
+from budgetctl.engine.continuation import COMPLETIONS
+from budgetctl.engine.stopper import CONTROL, CONTROL_TIMEOUT_S
+from budgetctl.integrations._shell import AsyncShell, AsyncWatched, Call, SyncShell, Watched
+from budgetctl.outcomes import attach
+
+__all__ = [
+    "AsyncBudgetedStream",
+    "AsyncShell",
+    "BudgetedStream",
+    "Call",
+    "SdkCodec",
+    "SyncShell",
+    "Wire",
+    "again",
+    "is_raw",
+]
 
 _T = TypeVar("_T")
-
-
-class Call(Protocol):
-    """A machine and the outcome that it leaves."""
-
-    outcome: Outcome | None
-
-    def run(self) -> Machine:
-        """Return the machine."""
-        ...
 
 
 class SdkCodec:
@@ -48,283 +49,72 @@ class SdkCodec:
         return ChatCompletion.construct(**body)
 
 
-class _Shell:
-    """What both shells share: where the machine stands and who gets its outcome."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._machine = call.run()
-        self._effect: Effect | None = None
-        self._emitted = False
-        self._handles: list[Any] = []
-        self._owner: Callable[[], Any] = lambda: None
-        self.done = False
-
-    def own(self, owner: Any) -> None:
-        """Attach the outcome to ``owner`` at the end, without keeping it alive."""
-        self._owner = weakref.ref(owner)
-
-    @property
-    def handle(self) -> Any:
-        """The first stream that was opened."""
-        return self._handles[0]
-
-    def _step(self, value: Any = None, *, error: BaseException | None = None) -> Effect | None:
-        """Let the machine take a value or an error; None when it has ended."""
-        try:
-            return self._machine.send(value) if error is None else self._machine.throw(error)
-        except StopIteration:
-            self._end(self._owner())
-            return None
-        except BaseException as raised:
-            self._end(self._owner(), raised)
-            raise
-
-    def _end(self, *carriers: Any) -> None:
-        self.done = True
-        for carrier in carriers:
-            if carrier is not None and self._call.outcome is not None:
-                attach(carrier, self._call.outcome)
-
-    def _next(self) -> Effect | None:
-        """Return the effect that is due, once the consumer wants to go on."""
-        if self._emitted:
-            self._emitted = False
-            self._effect = self._step()
-        return self._effect
-
-    def _result(self, item: Any) -> Any:
-        if self._call.outcome is not None:
-            attach(item, self._call.outcome)
-        return item
+class BudgetedStream(Watched, Stream[_T], Generic[_T]):
+    """A stream whose thinking is watched. Behaves as the SDK's own; ``close()`` ends the generation."""
 
 
-class SyncShell(_Shell):
-    """Runs a machine on a blocking client. Iterate for chunks, or take the one :meth:`whole` result."""
-
-    def __init__(self, call: Call, post: Callable[[Send], Any]) -> None:
-        super().__init__(call)
-        self._post = post
-        self._alarm = Alarm()
-
-    def start(self) -> SyncShell:
-        """Send the request, so that errors surface where the call was made."""
-        self._effect = self._step()
-        while isinstance(self._effect, Send | Close):
-            self._effect = self._perform(self._effect)
-        return self
-
-    def whole(self) -> Any:
-        """Return the one result of a call that does not stream."""
-        item = next(self)
-        next(self, None)
-        return self._result(item)
-
-    def __iter__(self) -> SyncShell:
-        return self
-
-    def __next__(self) -> Any:
-        while (effect := self._next()) is not None:
-            if isinstance(effect, Emit):
-                self._emitted = True
-                return effect.item
-            self._effect = self._perform(effect)
-        raise StopIteration
-
-    def close(self) -> None:
-        """End the call now: the machine closes what it has open and records the outcome."""
-        if not self.done:
-            with contextlib.suppress(CallerClosed, ValueError):  # ValueError: it runs in another thread
-                effect = self._step(error=CallerClosed())
-                while effect is not None:
-                    effect = self._perform(effect)
-        for handle in self._handles:
-            handle.close()
-
-    def _perform(self, effect: Effect) -> Effect | None:
-        value = None
-        try:
-            if isinstance(effect, Send):
-                value = self._post(effect)
-                if effect.stream and isinstance(value, Stream):
-                    self._handles.append(value)
-            elif isinstance(effect, Receive):
-                value = self._receive(effect)
-            elif isinstance(effect, Close):
-                with contextlib.suppress(Exception):
-                    effect.handle.close()
-        except BaseException as error:
-            return self._step(error=error)
-        return self._step(value)
-
-    def _receive(self, effect: Receive) -> Any:
-        if effect.within is None:
-            return next(effect.handle, None)
-        self._alarm.set(effect.handle, seconds=effect.within)
-        try:
-            value = next(effect.handle, None)
-        except Exception:
-            if self._alarm.rest():
-                return SILENT
-            raise
-        # A chunk that came with the bell is given up: nothing can come after it.
-        return SILENT if self._alarm.rest() else value
-
-    def _end(self, *carriers: Any) -> None:
-        self._alarm.close()
-        super()._end(*carriers)
-
-
-class AsyncShell(_Shell):
-    """Runs a machine on an async client."""
-
-    def __init__(self, call: Call, post: Callable[[Send], Awaitable[Any]]) -> None:
-        super().__init__(call)
-        self._post = post
-
-    async def start(self) -> AsyncShell:
-        """Send the request, so that errors surface where the call was made."""
-        self._effect = self._step()
-        while isinstance(self._effect, Send | Close):
-            self._effect = await self._perform(self._effect)
-        return self
-
-    async def whole(self) -> Any:
-        """Return the one result of a call that does not stream."""
-        item = await anext(self)
-        await anext(self, None)
-        return self._result(item)
-
-    def __aiter__(self) -> AsyncShell:
-        return self
-
-    async def __anext__(self) -> Any:
-        while (effect := self._next()) is not None:
-            if isinstance(effect, Emit):
-                self._emitted = True
-                return effect.item
-            self._effect = await self._perform(effect)
-        raise StopAsyncIteration
-
-    async def close(self) -> None:
-        """End the call now, also inside a cancelled task."""
-        with anyio.CancelScope(shield=True):
-            if not self.done:
-                with contextlib.suppress(CallerClosed, ValueError):
-                    effect = self._step(error=CallerClosed())
-                    while effect is not None:
-                        effect = await self._perform(effect)
-            for handle in self._handles:
-                await handle.close()
-
-    async def _perform(self, effect: Effect) -> Effect | None:
-        value: Any = None
-        try:
-            if isinstance(effect, Send):
-                value = await self._post(effect)
-                if effect.stream and isinstance(value, AsyncStream):
-                    self._handles.append(value)
-            elif isinstance(effect, Receive):
-                value = await self._receive(effect)
-            elif isinstance(effect, Close):
-                with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-                    await effect.handle.close()
-        except BaseException as error:
-            return self._step(error=error)
-        return self._step(value)
-
-    async def _receive(self, effect: Receive) -> Any:
-        if effect.within is None:
-            return await anext(effect.handle, None)
-        with anyio.move_on_after(effect.within):
-            return await anext(effect.handle, None)
-        return SILENT
-
-
-class BudgetedStream(Stream[_T], Generic[_T]):
-    """A stream whose thinking is watched. Behaves as the SDK's own; ``close()`` ends the generation.
-
-    Dropping it closes it as well. After the last chunk ``budgetctl.outcome(stream)`` tells what happened.
-    """
-
-    _shell: SyncShell
-
-    @classmethod
-    def of(cls, shell: SyncShell) -> BudgetedStream[Any]:
-        """Hand out ``shell`` as a stream."""
-        stream = object.__new__(cls)
-        stream.__dict__.update(shell.handle.__dict__)
-        stream._shell = shell
-        stream._iterator = shell
-        stream.response = _closing(stream.response, "close", shell.close)
-        shell.own(stream)
-        return stream
-
-    def close(self) -> None:
-        """Close the upstream, whichever it is by now."""
-        self._shell.close()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self._shell.close()
-
-
-class AsyncBudgetedStream(AsyncStream[_T], Generic[_T]):
+class AsyncBudgetedStream(AsyncWatched, AsyncStream[_T], Generic[_T]):
     """The asynchronous twin of :class:`BudgetedStream`."""
 
-    _shell: AsyncShell
-    _loop: Any
 
-    @classmethod
-    def of(cls, shell: AsyncShell) -> AsyncBudgetedStream[Any]:
-        """Hand out ``shell`` as a stream."""
-        stream = object.__new__(cls)
-        stream.__dict__.update(shell.handle.__dict__)
-        stream._shell = shell
-        stream._iterator = shell
-        stream.response = _closing(stream.response, "aclose", shell.close)
-        with contextlib.suppress(RuntimeError):  # not on asyncio: a dropped stream waits for its collection
-            stream._loop = asyncio.get_running_loop()
-        shell.own(stream)
-        return stream
+class Wire:
+    """Turns what a machine sends into the SDK's request options, as close to the caller's as can be."""
 
-    async def close(self) -> None:
-        """Close the upstream, whichever it is by now."""
-        await self._shell.close()
+    def __init__(self, cast_to: Any, options: Any, stream_cls: Any, completion_cls: Any) -> None:
+        self._cast_to = cast_to
+        self._options = options
+        self._stream_cls = stream_cls
+        self._completion_cls = completion_cls
+        self._sent = 0
+        # Applied once, to what the caller gets: a parser that refuses a truncated answer would be ahead of
+        # the guard. A raw response parses itself when it is asked to.
+        self._parse = None if is_raw(options) else options.post_parser
 
-    def __del__(self) -> None:
-        loop = self.__dict__.get("_loop")
-        shell = self.__dict__.get("_shell")
-        if shell is None or shell.done or loop is None or loop.is_closed():
-            return
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(_close_later, shell)
+    def request(self, send: Send) -> tuple[Any, Any, Any]:
+        """Return what to cast to, the options and the stream class."""
+        body = dict(send.params)
+        extra = body.pop("extra_body", None)
+        update: dict[str, Any] = {"url": send.path, "json_data": body, "extra_json": extra}
+        if self._sent:
+            update["idempotency_key"] = None  # another request: the first one's key would replay its answer
+        self._sent += 1
+        if self._parse is not None:
+            update["post_parser"] = NOT_GIVEN
+        if send.path == CONTROL:  # the thought runs on meanwhile: soon, or by another way
+            update |= {"max_retries": 0, "timeout": CONTROL_TIMEOUT_S}
+            return object, self._options.model_copy(update=update), None
+        options = self._options.model_copy(update=update)
+        if send.path == COMPLETIONS:
+            return Completion, options, self._completion_cls
+        return self._cast_to, options, self._stream_cls if send.stream else None
+
+    def parsed(self, result: Any, call: Call) -> Any:
+        """Apply what the SDK applies to a whole response: the caller's own model comes out of it."""
+        if not callable(self._parse):
+            return result
+        try:
+            parsed = self._parse(result)
+        except Exception as error:
+            if call.outcome is not None:
+                attach(error, call.outcome)
+            raise
+        if parsed is not result:
+            if call.outcome is not None:
+                attach(parsed, call.outcome)
+            if isinstance(parsed, BaseModel):
+                parsed._request_id = getattr(result, "_request_id", None)
+        return parsed
 
 
-_closing_now: set[asyncio.Task[None]] = set()
+def again(options: Any) -> Any:
+    """Return a request as another one, which is not worth a second try: nobody waits for it."""
+    update: dict[str, Any] = {"idempotency_key": None, "max_retries": 0, "post_parser": NOT_GIVEN}
+    if isinstance(options.headers, Mapping):  # the first one's key would replay its answer
+        kept = {name: v for name, v in options.headers.items() if name.lower() != "idempotency-key"}
+        update["headers"] = kept
+    return options.model_copy(update=update)
 
 
-def _close_later(shell: AsyncShell) -> None:
-    task = asyncio.ensure_future(shell.close())
-    _closing_now.add(task)  # the loop keeps only a weak reference
-    task.add_done_callback(_closing_now.discard)
-
-
-def _closing(response: Any, name: str, close: Callable[[], Any]) -> Any:
-    """Return ``response`` under a class whose ``name`` method calls ``close``.
-
-    The SDK's stream helpers close the response and not the stream.
-    """
-    twin: Any = object.__new__(_closing_class(cast("Hashable", type(response)), name))
-    twin.__dict__.update(response.__dict__)
-    twin.__dict__["_budgetctl_close"] = close
-    return twin
-
-
-@lru_cache
-def _closing_class(base: Hashable, name: str) -> Any:
-    def close(self: Any) -> Any:
-        return self.__dict__["_budgetctl_close"]()
-
-    kind = cast("type[Any]", base)
-    return type(kind.__name__, (kind,), {name: close})
+def is_raw(options: Any) -> bool:
+    """Whether the caller asked for the response instead of what it says."""
+    return isinstance(options.headers, Mapping) and RAW_RESPONSE_HEADER in options.headers

@@ -14,25 +14,30 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from budgetctl.adapters import openai_chat
+from budgetctl.adapters import anthropic, google, openai_chat
+from budgetctl.adapters.paths import without_auto
 from budgetctl.callbacks import logger
-from budgetctl.channels import ChatChannels, parse_usage, split_message
-from budgetctl.controller import Controller
+from budgetctl.controller import Controller, Render
+from budgetctl.conversation import given_id
 from budgetctl.errors import BudgetctlError, ConfigError, brief
+from budgetctl.integrations._controller import controller_of
+from budgetctl.integrations._decorator_read import Listener, unread
+from budgetctl.names import Alias
 from budgetctl.outcomes import attach
 from budgetctl.policy import Policy
 from budgetctl.session import OuterCall, Session, outer_call
-from budgetctl.types import Event, Query, StopReason, Timing, Usage
+from budgetctl.types import Query, StopReason, Timing
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 UNREAD = "the function returned a stream that was not read yet: what came of it is unknown"
+_RENDERERS: Mapping[str, Render] = {"anthropic": anthropic.render, "google": google.render}
 QUERY_NAMES = ("question", "query", "prompt", "messages", "text", "input", "message", "user_input")
 
 
@@ -95,34 +100,51 @@ class _Plan:
             bound = self._signature.bind_partial(*args, **kwargs)
         except TypeError:  # the call itself does not fit the function: let Python say so
             return _Unbudgeted(args, kwargs)
+        named = self._named(bound)
+        alias = self.controller.alias(named or self._model)
+        if alias is not None and named is not None:
+            args, kwargs = self.inject(args, kwargs, {"model": alias.model})
+            bound = self._signature.bind_partial(*args, **kwargs)
         try:
-            return _Call(self, bound, args, kwargs)
+            return _Call(self, bound, args, kwargs, alias=alias)
         except Exception as error:
             if self.controller.strict and isinstance(error, BudgetctlError):
                 raise
             logger.warning("%s goes through unchanged: %s", _name(self.function), brief(error))
             return _Unbudgeted(args, kwargs)
 
-    def session(self, bound: inspect.BoundArguments) -> Session:
+    def session(self, bound: inspect.BoundArguments, *, alias: Alias | None) -> Session:
         """Decide for a call with these arguments."""
-        params = dict(bound.arguments)
-        for parameter in self._signature.parameters.values():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                params.update(params.pop(parameter.name, {}))
-        query = _as_query(self._query(bound.arguments), model=self._model_of(params), params=params)
+        params = self._params(bound)
+        model = self._named(bound) or self._model if alias is None else alias.model
+        query = _as_query(self._query(bound.arguments), model=model, params=params)
         token = outer_call.set(None)  # a budgeted function inside another decides for itself
         try:
+            endpoint = alias.endpoint or self._endpoint if alias is not None else self._endpoint
             return self.controller.session(
-                query, params=params, endpoint=self._endpoint, render=openai_chat.render
+                query,
+                params=params,
+                endpoint=endpoint,
+                render=_RENDERERS.get(endpoint, openai_chat.render),
+                policy=None if alias is None else alias.policy,
+                conversation=given_id(params),
             )
         finally:
             outer_call.reset(token)
 
-    def _model_of(self, params: Mapping[str, Any]) -> str | None:
-        """Return the model that the call names, or the function's own default, or the decorator's."""
+    def _params(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+        """Return the arguments by name, also those that only the function's ``**`` takes."""
+        params = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                params.update(params.pop(parameter.name, {}))
+        return params
+
+    def _named(self, bound: inspect.BoundArguments) -> str | None:
+        """Return the model that the call names, or the function's own default; None where neither does."""
         parameter = self._signature.parameters.get("model")
-        model = params.get("model", parameter.default if parameter is not None else None)
-        return model if isinstance(model, str) else self._model
+        model = self._params(bound).get("model", parameter.default if parameter is not None else None)
+        return model if isinstance(model, str) else None
 
     def inject(self, args: Any, kwargs: Any, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments with ``values`` in them, each passed as the caller passed it."""
@@ -176,8 +198,10 @@ class _Unbudgeted:
 class _Call:
     """One call of a budgeted function: what is injected, and what comes back."""
 
-    def __init__(self, plan: _Plan, bound: inspect.BoundArguments, args: Any, kwargs: Any) -> None:
-        self.session = plan.session(bound)
+    def __init__(
+        self, plan: _Plan, bound: inspect.BoundArguments, args: Any, kwargs: Any, *, alias: Alias | None
+    ) -> None:
+        self.session = plan.session(bound, alias=alias)
         before, after = self.session.caller_params, self.session.params
         # By identity: what is unchanged is the caller's own object, and arrays cannot be compared.
         changed = {k: v for k, v in after.items() if k not in before or before[k] is not v}
@@ -187,15 +211,15 @@ class _Call:
         self.outer = OuterCall(
             controller=plan.controller,
             decision=self.session.decision,
+            policy=None if alias is None else alias.policy,
             injected=injected,
             replaced=replaced,
+            alias=alias,
+            conversation=self.session.conversation,
         )
-        self.args, self.kwargs = plan.inject(args, kwargs, injected)
+        self.args, self.kwargs = plan.inject(args, without_auto(kwargs), injected)
         self._given = {**kwargs, **injected}
-        self._channels = ChatChannels()
-        self._events: list[Event] = []
-        self._first: float | None = None
-        self._first_answer: float | None = None
+        self._heard = Listener(clock=self.session.clock, started=self.session.started)
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -205,7 +229,7 @@ class _Call:
             yield
         except BaseException as error:
             if not isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit):
-                self.finish(usage=Usage(), stop=StopReason.ERROR, answered=False)
+                self.finish(StopReason.ERROR)
             raise
         finally:
             outer_call.reset(token)
@@ -213,60 +237,47 @@ class _Call:
     @_harmless()
     def returned(self, result: Any) -> None:
         """Record what a finished call returned and attach the outcome to it."""
-        if _unread(result):
-            self.finish(usage=Usage(), stop=StopReason.UNKNOWN, answered=False, note=UNREAD)
+        if unread(result):
+            self.finish(StopReason.UNKNOWN, note=UNREAD)
         else:
-            usage, finish, answered = _read(result)
-            stop = StopReason.LENGTH if finish == "length" else self._ending()
-            self.finish(usage=usage, stop=stop, answered=answered)
+            self._heard.whole(result)
+            self.finish()
         if self.outer.outcome is None and self.session.outcome is not None:
             attach(result, self.session.outcome)
 
     @_harmless()
     def item(self, item: Any) -> None:
         """Look at one item of a stream."""
-        chunk = _as_dict(item)
-        events = [Event(kind="answer", text=item)] if isinstance(item, str) else []
-        if chunk is not None:
-            events = self._channels.feed(chunk)
-        now = self.session.clock() - self.session.started
-        for event in events:
-            if event.kind in ("reasoning", "answer", "tool") and self._first is None:
-                self._first = now
-            if event.kind in ("answer", "tool") and self._first_answer is None:
-                self._first_answer = now
+        for event in self._heard.item(item):
             self.session.controller.callbacks.emit("on_delta", event)
-        self._events += events
 
     @_harmless()
     def ended(self, *, by_caller: bool) -> None:
         """Record a stream that has ended or was closed."""
-        usage = next((e.usage for e in reversed(self._events) if e.usage is not None), Usage())
-        finish = next((e.finish for e in reversed(self._events) if e.finish), None)
-        stop = StopReason.LENGTH if finish == "length" else self._ending()
-        answered = any(e.kind in ("answer", "tool") for e in self._events)
-        self.finish(usage=usage, stop=StopReason.CALLER if by_caller else stop, answered=answered)
+        self._heard.end()
+        self.finish(StopReason.CALLER if by_caller else None)
 
     @_harmless()
-    def finish(self, *, usage: Usage, stop: StopReason, answered: bool, note: str | None = None) -> None:
+    def finish(self, stop: StopReason | None = None, *, note: str | None = None) -> None:
         """Record the outcome, unless a budgeted client inside has already done so."""
         if self.outer.claimed:
             return
         notes = [f"the function takes no {', '.join(self.refused)}"] if self.refused else []
         notes += [note] if note is not None else []
         applied = [c for c in self.session.controls if _mentions(self._given, c.name)]
-        e2e = None if stop is StopReason.UNKNOWN else self.session.clock() - self.session.started
+        ended = StopReason.LENGTH if self._heard.finish == "length" else StopReason.NATURAL
+        if self.session.budget.off and any(c.strength != "none" for c in applied):
+            ended = StopReason.OFF
+        if self._heard.response is not None:
+            self.session.answered(self._heard.response)
         self.session.finish(
-            usage=usage,
-            timing=Timing(ttft_s=self._first, ttfo_s=self._first_answer, e2e_s=e2e),
-            stop=stop,
-            answered=answered,
+            usage=self._heard.usage(),
+            timing=Timing() if stop is StopReason.UNKNOWN else self._heard.timing(),
+            stop=stop or ended,
+            answered=self._heard.answered,
             fallback="; ".join(notes) or None,
             controls=applied,
         )
-
-    def _ending(self) -> StopReason:
-        return StopReason.OFF if self.session.budget.off else StopReason.NATURAL
 
 
 def _plain(plan: _Plan) -> Callable[..., Any]:
@@ -392,32 +403,6 @@ def _mentions(params: Mapping[str, Any], path: str) -> bool:
     return found is not None or (isinstance(extra, Mapping) and _mentions(extra, path))
 
 
-def _as_dict(value: Any) -> Mapping[str, Any] | None:
-    if isinstance(value, Mapping):
-        return value
-    dump: Callable[[], Mapping[str, Any]] | None = getattr(value, "model_dump", None)
-    return None if dump is None else dump()
-
-
-def _unread(result: Any) -> bool:
-    """Whether ``result`` is still to bring what it stands for."""
-    return isinstance(result, Iterator | AsyncIterator) or inspect.isawaitable(result)
-
-
-def _read(result: Any) -> tuple[Usage, str | None, bool]:
-    """Return usage, finish reason and whether there is an answer, as far as ``result`` tells."""
-    if isinstance(result, str):
-        return Usage(), None, bool(result.strip())
-    body = _as_dict(result)
-    choices = body.get("choices") if body is not None else None
-    if body is None or not choices:
-        return Usage(), None, result is not None
-    message = choices[0].get("message") or {}
-    reasoning, answer = split_message(message)
-    usage = parse_usage(body.get("usage") or {}, saw_reasoning=bool(reasoning))
-    return usage, choices[0].get("finish_reason"), bool(answer.strip() or message.get("tool_calls"))
-
-
 @overload
 def budgeted(policy: Callable[P, R], /) -> BudgetedFunction[P, R]: ...
 
@@ -450,7 +435,8 @@ def budgeted(
     Args:
         policy: A policy or its string; the default is ``auto``.
         controller: Decides instead of a new controller made from ``policy``, ``route`` and ``settings``.
-        route: Name of this traffic in the records.
+        route: Name of this traffic in the records. A controller from a configuration has policy and limits
+            for it.
         query: Name of the parameter that carries the query, or a function of the arguments that returns it.
             The default looks for a parameter called question, query, prompt, messages, text, input, ...
         model: The model's name, where the function does not take it as ``model=``.
@@ -463,16 +449,10 @@ def budgeted(
     """
     if callable(policy) and not isinstance(policy, Policy):
         return budgeted()(policy)
-    if controller is None:
-        controller = Controller(policy or "auto", route=route, **settings)
-    elif route is not None or settings:
-        given: list[str] = sorted(settings) + (["route"] if route is not None else [])
-        raise ConfigError(f"say it to the controller that you pass, not to budgeted: {', '.join(given)}")
-    elif policy is not None:
-        controller = controller.with_policy(policy)
+    decider = controller_of(controller, policy=policy, route=route, **settings)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        plan = _Plan(function, controller=controller, query=query, model=model, endpoint=endpoint)
+        plan = _Plan(function, controller=decider, query=query, model=model, endpoint=endpoint)
         return plan.wrap()
 
     return decorate

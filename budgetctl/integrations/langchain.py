@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, NotRequired
 
 try:
@@ -35,8 +36,9 @@ from budgetctl.capabilities import ENDPOINTS
 from budgetctl.controller import Controller
 from budgetctl.engine.continuation import RenderPrompt
 from budgetctl.errors import ConfigError, brief
+from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._langchain_callback import BudgetCallbackHandler
-from budgetctl.integrations._langchain_model import budgeted_chat_model, controller_of
+from budgetctl.integrations._langchain_model import budgeted_chat_model
 from budgetctl.integrations._langchain_turn import Turn, spending
 from budgetctl.outcomes import Sink
 from budgetctl.policy import Policy
@@ -45,6 +47,7 @@ from budgetctl.types import CallerValues
 __all__ = ["BudgetCallbackHandler", "BudgetMiddleware", "BudgetState", "budgeted_chat_model"]
 
 REMEMBERED_MODELS = 16
+REMEMBERED_TURNS = 1_000
 
 
 class BudgetState(AgentState[Any]):
@@ -77,6 +80,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         tokens_per_turn: int | None = None,
         usd_per_turn: float | None = None,
         controller: Controller | None = None,
+        route: str | None = None,
         endpoint: str | None = None,
         caller_values: CallerValues | None = None,
         sink: str | os.PathLike[str] | Sink | None = None,
@@ -92,6 +96,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             usd_per_turn: Dollars that they may spend together, prompts and answers included; it limits the
                 thinking only, and only of models whose price is known.
             controller: Decides and records, instead of a new one made from the other arguments.
+            route: Name of this traffic, as in :func:`budgetctl.wrap`.
             endpoint: Kind of endpoint, as in the capability table; None tells OpenAI by its host and calls
                 everything else ``openai-compatible``.
             caller_values: ``pin`` (the default) leaves values alone that the model or its settings set;
@@ -112,12 +117,13 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         if usd_per_turn is not None and not usd_per_turn >= 0:
             raise ConfigError(f"usd_per_turn: seen {usd_per_turn!r}, allowed: a number from 0")
         self.controller = controller_of(
-            policy, controller=controller, caller_values=caller_values, sink=sink, settings=settings
+            controller, policy=policy, route=route, caller_values=caller_values, sink=sink, **settings
         )
         self._tokens = tokens_per_turn
         self._usd = usd_per_turn
         self._options = {"endpoint": endpoint, "tokenizer": tokenizer, "render_prompt": render_prompt}
         self._models: OrderedDict[int, tuple[BaseChatModel, BaseChatModel]] = OrderedDict()
+        self._unsaved: OrderedDict[Any, Turn] = OrderedDict()
 
     def before_agent(self, state: BudgetState, runtime: Any) -> dict[str, Any] | None:
         """Begin a new turn where the user has said something new."""
@@ -140,7 +146,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         turn = self._turn(request.state)
         if turn is None:
             return handler(self._budgeted(request))
-        with spending(turn):
+        with self._spending(turn, request.state):
             response = handler(self._budgeted(request))
         return self._noted(response, turn, request.state)
 
@@ -153,7 +159,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         turn = self._turn(request.state)
         if turn is None:
             return await handler(self._budgeted(request))
-        with spending(turn):
+        with self._spending(turn, request.state):
             response = await handler(self._budgeted(request))
         return self._noted(response, turn, request.state)
 
@@ -161,12 +167,27 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         if self._tokens is None and self._usd is None:
             return None
         known = state.get("budgetctl_turn") or {}
+        unsaved = self._unsaved.get(known.get("message"), Turn())
         return Turn(
             tokens=self._tokens,
             usd=self._usd,
-            spent_tokens=known.get("tokens", 0),
-            spent_usd=known.get("usd", 0.0),
+            spent_tokens=max(known.get("tokens", 0), unsaved.spent_tokens),
+            spent_usd=max(known.get("usd", 0.0), unsaved.spent_usd),
         )
+
+    @contextmanager
+    def _spending(self, turn: Turn, state: Mapping[str, Any]) -> Iterator[None]:
+        """Let a model call spend from its turn. Of one that fails no graph keeps what it spent: we do."""
+        message = (state.get("budgetctl_turn") or {}).get("message")
+        try:
+            with spending(turn):
+                yield
+        except BaseException:
+            self._unsaved[message] = turn
+            if len(self._unsaved) > REMEMBERED_TURNS:
+                self._unsaved.popitem(last=False)
+            raise
+        self._unsaved.pop(message, None)
 
     def _noted(
         self, response: ModelResponse[Any], turn: Turn, state: Mapping[str, Any]

@@ -12,27 +12,37 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from openai import NOT_GIVEN, AsyncOpenAI, AsyncStream, BaseModel, OpenAI, Stream
-from openai._constants import RAW_RESPONSE_HEADER
+from openai import (
+    AsyncAzureOpenAI,
+    AsyncOpenAI,
+    AsyncStream,
+    AzureOpenAI,
+    OpenAI,
+    Stream,
+)
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
 from budgetctl.adapters import openai_chat, openai_responses
-from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, THINKING, Rendered, steerable
+from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, Rendered, steerable
+from budgetctl.adapters.paths import THINKING
+from budgetctl.audit import repeatable
 from budgetctl.capabilities import ENDPOINTS, Capability, guess_endpoint
 from budgetctl.channels import ChatChannels, ResponsesChannels
 from budgetctl.controller import Controller
+from budgetctl.conversation import given_id
 from budgetctl.engine import ChatCall, Counter, Ending, PassingCall, Send, Transcript, endings
-from budgetctl.engine.continuation import COMPLETIONS, RenderPrompt
+from budgetctl.engine.continuation import RenderPrompt
 from budgetctl.engine.endings import CHAT, cuts
 from budgetctl.engine.passing import RESPONSES
-from budgetctl.engine.stopper import CONTROL, CONTROL_TIMEOUT_S
 from budgetctl.errors import BudgetctlError, ConfigError
+from budgetctl.integrations._audit import Audit
+from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._openai_io import (
     AsyncBudgetedStream,
     AsyncShell,
@@ -40,8 +50,12 @@ from budgetctl.integrations._openai_io import (
     Call,
     SdkCodec,
     SyncShell,
+    Wire,
+    again,
+    is_raw,
 )
-from budgetctl.outcomes import Sink, attach
+from budgetctl.names import Alias
+from budgetctl.outcomes import Sink
 from budgetctl.policy import Policy
 from budgetctl.session import Session
 from budgetctl.stopping import Criterion, monitor
@@ -59,6 +73,7 @@ def wrap(
     *,
     policy: str | Policy | None = None,
     controller: Controller | None = None,
+    route: str | None = None,
     endpoint: str | None = None,
     caller_values: CallerValues | None = None,
     sink: str | os.PathLike[str] | Sink | None = None,
@@ -79,8 +94,10 @@ def wrap(
         client: An ``OpenAI`` or ``AsyncOpenAI`` client, or one of a subclass.
         policy: A policy or its string; the default is ``auto``, or the controller's own.
         controller: Decides and records, instead of a new one made from the other arguments.
-        endpoint: Kind of endpoint, as in the capability table; None tells OpenAI by its host and calls
-            everything else ``openai-compatible``.
+        route: Name of this traffic in the records. A controller from a configuration has policy and limits
+            for it.
+        endpoint: Kind of endpoint, as in the capability table; None tells providers by their hosts, Azure
+            by the client's class too, and calls everything else ``openai-compatible``.
         caller_values: ``pin`` (the default) leaves values alone that a call sets itself; ``ceiling`` may go
             below them, never above.
         sink: Where outcomes go: a path of a JSONL file, or a sink.
@@ -96,22 +113,13 @@ def wrap(
         raise ConfigError(f"wrap takes an OpenAI or AsyncOpenAI client, seen {type(client).__name__}")
     if endpoint is not None and endpoint not in ENDPOINTS:
         raise ConfigError(f"endpoint: seen {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
-    if controller is None:
-        if isinstance(sink, str | os.PathLike):
-            from budgetctl.records import JsonlSink
-
-            sink = JsonlSink(sink)
-        if sink is not None:
-            settings["sinks"] = (*settings.get("sinks", ()), sink)
-        controller = Controller(policy or "auto", caller_values=caller_values or "pin", **settings)
-    elif caller_values is not None or sink is not None or settings:
-        given = [*settings, *(["sink"] if sink is not None else [])]
-        given += ["caller_values"] if caller_values is not None else []
-        raise ConfigError(f"say it to the controller that you pass, not to wrap: {', '.join(sorted(given))}")
-    elif policy is not None:
-        controller = controller.with_policy(policy)
     setup = Setup(
-        controller=controller, endpoint=endpoint, counter=_counter(tokenizer), render_prompt=render_prompt
+        controller=controller_of(
+            controller, policy=policy, route=route, caller_values=caller_values, sink=sink, **settings
+        ),
+        endpoint=endpoint,
+        counter=_counter(tokenizer),
+        render_prompt=render_prompt,
     )
     return _budgeted(client, setup)
 
@@ -130,44 +138,65 @@ class Setup:
     render_prompt: RenderPrompt | None
     broken: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
-    def begin(self, client: Any, options: Any, *, stream: bool) -> Call | None:
-        """Decide for one request; None for what is no model call, and when a fault of ours forbids it."""
+    def begin(self, client: Any, options: Any, *, stream: bool) -> tuple[Any, Begun | None]:
+        """Decide for one request.
+
+        Returns:
+            The request, with the model's own name in the place of an alias, and what is to come of it; None
+            for what is no model call, and when a fault of ours forbids it.
+
+        Raises:
+            ConfigError: The client is not that of the alias.
+        """
         body = options.json_data
         if options.method.lower() != "post" or not isinstance(body, Mapping):
-            return None
+            return options, None
         if options.url not in (CHAT, RESPONSES):
-            return None
+            return options, None
+        alias = self.controller.alias(_model(options))
+        if alias is not None:
+            alias.check(str(client.base_url))
+            options = _renamed(options, alias.model)
         try:
-            request = _Request(self, client, options, stream=stream)
-            return request.call()
+            return options, _Request(self, client, options, stream=stream, alias=alias).begin()
         except BudgetctlError:
             if self.controller.strict:
                 raise
             logger.warning("the call goes through unchanged", exc_info=True)
         except Exception:
             logger.warning("the call goes through unchanged", exc_info=True)
-        return None
+        return options, None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request's machine, and its audit if it was drawn for one."""
+
+    call: Call
+    audit: Audit | None = None
 
 
 class _Request:
     """One request on its way into a machine."""
 
-    def __init__(self, setup: Setup, client: Any, options: Any, *, stream: bool) -> None:
+    def __init__(self, setup: Setup, client: Any, options: Any, *, stream: bool, alias: Alias | None) -> None:
         self.setup = setup
         self.options = options
         self.stream = stream
         self.chat = options.url == CHAT
         self.raw = is_raw(options)
         self.base_url = str(client.base_url)
-        self.endpoint = setup.endpoint or guess_endpoint(self.base_url)
+        named = None if alias is None else alias.endpoint
+        self.endpoint = named or setup.endpoint or _kind(client)
+        self.policy = None if alias is None else alias.policy
         self.params = dict(options.json_data)
         if options.extra_json is not None:
             self.params["extra_body"] = dict(options.extra_json)
         extra = self.params.get("extra_body") or {}
-        self.model = str(extra.get("model") or self.params.get("model") or "")
+        self.model = str(_model(options) or "")
         self.messages: Any = extra.get("messages") or self.params.get("messages")
 
-    def call(self) -> Call:
+    def begin(self) -> Begun:
         """Open the session and build the machine."""
         session = self.setup.controller.session(
             _query(self.params, model=self.model),
@@ -175,9 +204,18 @@ class _Request:
             endpoint=self.endpoint,
             base_url=self.base_url,
             render=self.render,
+            policy=self.policy,
+            conversation=given_id(self.params),
+            repeatable=self.chat and not self.raw and repeatable(self.params),
         )
         if not self.chat or self.raw:
-            return self._passing(session)
+            return Begun(self._passing(session))
+        call, audits = self._chat(session), session.audits
+        if audits is None:
+            return Begun(call)
+        return Begun(call, Audit(audits=audits, session=session, call=call, again=self._chat))
+
+    def _chat(self, session: Session) -> ChatCall:
         return ChatCall(
             session,
             codec=_CODEC,
@@ -252,19 +290,27 @@ class SyncBudgeted:
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Make one request under its budget."""
         plain = super().request  # type: ignore[misc]  # the client's own class comes next in the mro
-        call = self._budgetctl.begin(self, options, stream=stream)
-        if call is None:
+        options, begun = self._budgetctl.begin(self, options, stream=stream)
+        if begun is None:
             return plain(cast_to, options, stream=stream, stream_cls=stream_cls)
-        wire = Wire(cast_to, options, stream_cls or Stream[ChatCompletionChunk], Stream[Completion])
+        stream_cls = stream_cls or Stream[ChatCompletionChunk]
 
-        def post(send: Send) -> Any:
-            cast, sent, kind = wire.request(send)
-            return plain(cast, sent, stream=send.stream, stream_cls=kind)
+        def through(wire: Wire) -> Callable[[Send], Any]:
+            def post(send: Send) -> Any:
+                cast, sent, kind = wire.request(send)
+                return plain(cast, sent, stream=send.stream, stream_cls=kind)
 
-        shell = SyncShell(call, post).start()
+            return post
+
+        def then() -> None:
+            if begun.audit is not None:
+                begun.audit.later(through(Wire(cast_to, again(options), stream_cls, Stream[Completion])))
+
+        wire = Wire(cast_to, options, stream_cls, Stream[Completion])
+        shell = SyncShell(begun.call, through(wire), then=then).start()
         if stream and not is_raw(options):
             return BudgetedStream.of(shell)
-        return wire.parsed(shell.whole(), call)
+        return wire.parsed(shell.whole(), begun.call)
 
     def with_policy(self, policy: str | Policy) -> Any:
         """Return a copy of this client under another policy.
@@ -285,19 +331,28 @@ class AsyncBudgeted:
     ) -> Any:
         """Make one request under its budget."""
         plain = super().request  # type: ignore[misc]  # the client's own class comes next in the mro
-        call = self._budgetctl.begin(self, options, stream=stream)
-        if call is None:
+        options, begun = self._budgetctl.begin(self, options, stream=stream)
+        if begun is None:
             return await plain(cast_to, options, stream=stream, stream_cls=stream_cls)
-        wire = Wire(cast_to, options, stream_cls or AsyncStream[ChatCompletionChunk], AsyncStream[Completion])
+        stream_cls = stream_cls or AsyncStream[ChatCompletionChunk]
 
-        async def post(send: Send) -> Any:
-            cast, sent, kind = wire.request(send)
-            return await plain(cast, sent, stream=send.stream, stream_cls=kind)
+        def through(wire: Wire) -> Callable[[Send], Awaitable[Any]]:
+            async def post(send: Send) -> Any:
+                cast, sent, kind = wire.request(send)
+                return await plain(cast, sent, stream=send.stream, stream_cls=kind)
 
-        shell = await AsyncShell(call, post).start()
+            return post
+
+        def then() -> None:
+            if begun.audit is not None:
+                wire = Wire(cast_to, again(options), stream_cls, AsyncStream[Completion])
+                begun.audit.later_task(through(wire))
+
+        wire = Wire(cast_to, options, stream_cls, AsyncStream[Completion])
+        shell = await AsyncShell(begun.call, through(wire), then=then).start()
         if stream and not is_raw(options):
             return AsyncBudgetedStream.of(shell)
-        return wire.parsed(await shell.whole(), call)
+        return wire.parsed(await shell.whole(), begun.call)
 
     def with_policy(self, policy: str | Policy) -> Any:
         """Return a copy of this client under another policy.
@@ -306,60 +361,6 @@ class AsyncBudgeted:
             ConfigError: The policy does not parse.
         """
         return _with_policy(self, policy)
-
-
-class Wire:
-    """Turns what a machine sends into the SDK's request options, as close to the caller's as can be."""
-
-    def __init__(self, cast_to: Any, options: Any, stream_cls: Any, completion_cls: Any) -> None:
-        self._cast_to = cast_to
-        self._options = options
-        self._stream_cls = stream_cls
-        self._completion_cls = completion_cls
-        self._sent = 0
-        # Applied once, to what the caller gets: a parser that refuses a truncated answer would be ahead of
-        # the guard. A raw response parses itself when it is asked to.
-        self._parse = None if is_raw(options) else options.post_parser
-
-    def request(self, send: Send) -> tuple[Any, Any, Any]:
-        """Return what to cast to, the options and the stream class."""
-        body = dict(send.params)
-        extra = body.pop("extra_body", None)
-        update: dict[str, Any] = {"url": send.path, "json_data": body, "extra_json": extra}
-        if self._sent:
-            update["idempotency_key"] = None  # another request: the first one's key would replay its answer
-        self._sent += 1
-        if self._parse is not None:
-            update["post_parser"] = NOT_GIVEN
-        if send.path == CONTROL:  # the thought runs on meanwhile: soon, or by another way
-            update |= {"max_retries": 0, "timeout": CONTROL_TIMEOUT_S}
-            return object, self._options.model_copy(update=update), None
-        options = self._options.model_copy(update=update)
-        if send.path == COMPLETIONS:
-            return Completion, options, self._completion_cls
-        return self._cast_to, options, self._stream_cls if send.stream else None
-
-    def parsed(self, result: Any, call: Call) -> Any:
-        """Apply what the SDK applies to a whole response: the caller's own model comes out of it."""
-        if not callable(self._parse):
-            return result
-        try:
-            parsed = self._parse(result)
-        except Exception as error:
-            if call.outcome is not None:
-                attach(error, call.outcome)
-            raise
-        if parsed is not result:
-            if call.outcome is not None:
-                attach(parsed, call.outcome)
-            if isinstance(parsed, BaseModel):
-                parsed._request_id = getattr(result, "_request_id", None)
-        return parsed
-
-
-def is_raw(options: Any) -> bool:
-    """Whether the caller asked for the response instead of what it says."""
-    return isinstance(options.headers, Mapping) and RAW_RESPONSE_HEADER in options.headers
 
 
 def _budgeted(client: Client, setup: Setup) -> Client:
@@ -402,6 +403,26 @@ def _criterion(session: Session) -> Criterion | None:
             answer_tokens=session.budget.answer_tokens or session.capability.answer_tokens,
         )
     )
+
+
+def _model(options: Any) -> Any:
+    """Return the model that a request names; what is in its ``extra_body`` is sent last."""
+    return (options.extra_json or {}).get("model") or options.json_data.get("model")
+
+
+def _renamed(options: Any, model: str) -> Any:
+    """Return a copy of a request that names another model."""
+    update = {"json_data": {**options.json_data, "model": model}}
+    if "model" in (options.extra_json or {}):
+        update["extra_json"] = {**options.extra_json, "model": model}
+    return options.model_copy(update=update)
+
+
+def _kind(client: Any) -> str:
+    """Return the kind of endpoint behind a client; Azure may be behind any gateway."""
+    if isinstance(client, AzureOpenAI | AsyncAzureOpenAI):
+        return "azure"
+    return guess_endpoint(str(client.base_url))
 
 
 def _query(params: Mapping[str, Any], *, model: str) -> Query:

@@ -108,7 +108,7 @@ def generate(
         close_tag: The tag after it, one token.
         trials: How trial answers are asked for; None suits short final answers in a box.
         presets: Other soft criteria for ``balanced`` and ``aggressive``
-            (see :func:`budgetctl.stopping.soft`).
+            (see :func:`budgetctl.stopping.soft`); None takes the controller's.
         clock: Seconds, monotonic; a controller brings its own.
         **generation: Passed to ``model.generate`` (``do_sample``, ``temperature``, ...).
 
@@ -124,13 +124,15 @@ def generate(
     chats = [[{"role": "user", "content": m}] if isinstance(m, str) else [*m] for m in messages]
     if budgets is not None and len(budgets) != len(chats):
         raise ValueError(f"one budget per conversation, seen {len(budgets)} for {len(chats)}")
+    if controller is not None and presets is not None:  # a certificate binds their numbers
+        controller = controller.with_presets(presets)
     runner = _Runner(
         model=model,
         tokenizer=tokenizer,
         close_text=close_text,
         tags=(open_tag, close_tag),
         trials=trials or Trials(),
-        presets=presets,
+        presets=presets if controller is None else controller.presets,
         max_new_tokens=max_new_tokens,
         clock=clock if controller is None else controller.clock,
         options=generation,

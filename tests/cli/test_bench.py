@@ -46,6 +46,14 @@ def test_one_delta_is_measured_on_text_that_is_no_loop() -> None:
     assert (found["name"], found["n"]) == ("delta_safe", 540)
 
 
+def test_replay_reports_rows_per_second_and_the_peak_of_memory() -> None:
+    [found] = bench.replay(traces=200)
+    assert (found["name"], found["n"]) == ("replay_rows_per_s", 2400)
+    assert found["rows_per_s"] > 0
+    assert 0 < found["peak_mb"] < 1024
+    assert "rows/s" in bench._table([found])
+
+
 def test_a_fresh_process_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         bench._fresh("raise SystemExit('no such thing')", n=1)

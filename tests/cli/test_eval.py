@@ -69,6 +69,31 @@ def test_the_same_seed_gives_the_same_numbers(recorded, capsys):
     assert printed[0] == printed[1]
 
 
+def test_a_recorded_stop_is_split_off_and_recorded_efforts_stand_beside_it(tmp_path, capsys):
+    def row(i, kind, tokens, value=None, **more):
+        budget = cube.CubeBudget(kind=kind, value=value)
+        base = {"dataset": "d", "question_id": str(i), "question": f"q{i}", "model": "m"}
+        return cube.CubeRow(
+            **base, budget=budget, reasoning_tokens=tokens, output_tokens=tokens + 5, correct=True, **more
+        )
+
+    certain = {"trial_answer": "42", "trial_confidence": 1.0, "answer_mass": 1.0}
+    rows = []
+    for i in range(80):
+        rows += [row(i, "natural", 4000), row(i, "effort", 900, "low")]
+        rows += [
+            row(i, "tokens", t, t, coupled=True, answer="42", signals=certain) for t in (0, 1000, 2000, 3000)
+        ]
+    cube.write(tmp_path / "cube.jsonl", rows)
+    main(["eval", "replay", str(tmp_path / "cube.jsonl"), "--policies", "full+stop:balanced", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    names = [r["policy"] for r in content["baselines"]]
+    assert {"effort:low", "full"} <= set(names)
+    (stopped,) = content["policies"]
+    assert stopped["token_saving"] > 0
+    assert stopped["split"]["stop"] == pytest.approx(stopped["token_saving"])
+
+
 def test_the_speed_profile_sets_the_modelled_seconds(recorded, capsys):
     main(["eval", "replay", recorded, "--policies", "cap:60", "--speed-profile", "1,0.1", "--json"])
     (row,) = json.loads(capsys.readouterr().out)["policies"]
@@ -88,10 +113,16 @@ def test_the_speed_profile_sets_the_modelled_seconds(recorded, capsys):
         (["replay", "CUBE", "--seed", "-1"], "--seed -1"),
         (["replay", "CUBE", "--margin", "2"], "--margin 2.0"),
         (["replay", "CUBE", "--out", "CUBE"], "is a file; expected a folder"),
-        (["live", "nowhere", "--out", "x"], "neither a built-in suite (pocket) nor a file"),
-        (["live", "CUBE", "--out", "x", "--model", "m"], "a suite file needs --grader, --base-url as well"),
+        (["live", "nowhere", "--out", "x"], "neither a built-in suite (pocket"),
+        (["live", "CUBE", "--out", "x", "--model", "m"], "a suite file needs a grader"),
         (["live", "pocket", "--out", "x", "--limit", "0"], "--limit 0"),
-        (["live", "pocket", "--out", "x", "--grader", "a:b"], "brings its own model and grader"),
+        (["live", "pocket", "--out", "x", "--model", "m"], "brings its own model"),
+        (["live", "pocket", "--out", "x", "--concurrency", "3"], "answers in batches; give --batch-size"),
+        (["live", "pocket", "--out", "x", "--max-usd", "0"], "--max-usd 0"),
+        (["live", "pocket", "--out", "x", "--max-usd", "1"], "it is not known what 'pocket-1' costs"),
+        (["live", "pocket", "--out", "x", "--sampling", "[]"], "expected a JSON object"),
+        (["live", "pocket", "--out", "x", "--samples", "0"], "samples 0: expected 1 or more"),
+        (["live", "pocket", "--out", "x", "--grader", "a:b"], "brings its own grader"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_exit_code_two(recorded, capsys, arguments, message):
@@ -227,7 +258,7 @@ def test_a_stream_that_breaks_is_a_clear_fault(endpoint, capsys, monkeypatch):
 
 def test_an_endpoint_is_known_by_its_url_as_wrap_knows_it():
     pytest.importorskip("openai")
-    from budgetctl.evals.backends import EndpointBackend
+    from budgetctl.evals.endpoint import EndpointBackend
 
     def facts(url):
         return EndpointBackend(base_url=url, model="gpt-5", grader=lambda answer, question: True).facts

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from budgetctl.adapters import Rendered, openai_chat, openai_responses
 from budgetctl.adapters.base import fit_cap
-from budgetctl.capabilities import Capability, Table
+from budgetctl.adapters.paths import without_auto
+from budgetctl.capabilities import Cap, Capability, Effort, Table
 from budgetctl.stopping import with_grace
 from budgetctl.types import Budget
 
@@ -266,7 +267,98 @@ def test_responses_take_levels_and_leave_the_callers_object_alone():
     assert rendered.params["reasoning"] == {"summary": "auto", "effort": "low"}
 
 
+@pytest.mark.parametrize("caller_values", ["pin", "ceiling"])
+@pytest.mark.parametrize("budget", [Budget(effort="low"), Budget(reasoning_tokens=0)])
+def test_a_level_in_the_input_of_a_response_is_the_callers(budget: Budget, caller_values: Any):
+    update = {"type": "configuration_update", "reasoning": {"effort": "high"}}
+    own = {"model": "gpt-5", "input": [{"role": "user", "content": "hi"}, update]}
+    rendered = openai_responses.render(budget, GPT5, own, caller_values=caller_values)
+    assert (rendered.params, rendered.pinned) == (own, ("input.configuration_update",))
+    assert rendered.unsupported
+
+
 def test_responses_report_a_cap_as_unsupported():
     rendered = openai_responses.render(Budget(reasoning_tokens=100), QWEN, {"model": "m", "input": "hi"})
     assert rendered.unsupported == ("cap",)
     assert rendered.params == {"model": "m", "input": "hi"}
+
+
+BUDGETED = Capability(
+    models=("m",),
+    endpoints=("openrouter",),
+    cap=Cap(
+        parameters=("reasoning.max_tokens",),
+        strength="advisory",
+        minimum=1024,
+        maximum=4000,
+        within_limit=True,
+        also={"reasoning.enabled": True},
+        unless=("reasoning.effort",),
+    ),
+    effort=Effort(levels=("low", "high"), default="high", parameter="reasoning.effort", below={"low": 2000}),
+)
+SILENT = BUDGETED.model_copy(update={"thinks_by_default": False})
+
+
+@pytest.mark.parametrize(
+    ("cap", "sent", "unsupported"),
+    [(2000, 2000, ()), (9000, 4000, ()), (300, 1024, ("cap:300",))],
+)
+def test_a_cap_is_brought_into_the_range_that_is_taken(cap: int, sent: int, unsupported: tuple[str, ...]):
+    rendered = chat(Budget(reasoning_tokens=cap), BUDGETED)
+    assert rendered.params["extra_body"]["reasoning"] == {"max_tokens": sent, "enabled": True}
+    assert rendered.unsupported == unsupported
+
+
+@pytest.mark.parametrize(("limit", "sent"), [(4000, 3170), (1500, 1024), (1024, None), (800, None)])
+def test_a_cap_lies_below_the_output_limit_or_is_not_sent(limit: int, sent: int | None):
+    rendered = chat(Budget(reasoning_tokens=4000), BUDGETED, max_tokens=limit)
+    assert rendered.params["max_tokens"] == limit
+    assert rendered.params.get("extra_body", {}).get("reasoning", {}).get("max_tokens") == sent
+    assert ("cap" in rendered.unsupported) is (sent is None)
+
+
+def test_a_cap_and_a_level_that_exclude_each_other_are_never_sent_together():
+    level = {"reasoning": {"effort": "high"}}
+    lowered = chat(Budget(reasoning_tokens=1500), BUDGETED, caller_values="ceiling", extra_body=level)
+    assert lowered.params["extra_body"]["reasoning"] == {"effort": "low"}
+    tokens = {"reasoning": {"max_tokens": 3000}}
+    kept = chat(Budget(effort="low"), BUDGETED, caller_values="ceiling", extra_body=tokens)
+    assert kept.params["extra_body"]["reasoning"] == {"max_tokens": 3000}
+    both = chat(Budget(effort="low", reasoning_tokens=1500), BUDGETED)
+    assert both.params["extra_body"]["reasoning"] == {"effort": "low"}
+
+
+def test_nothing_is_written_for_a_model_that_keeps_silent_until_the_call_asks_it_to_think():
+    for budget in (Budget(reasoning_tokens=2000), Budget(effort="low")):
+        assert chat(budget, SILENT).params == {"model": "m", "messages": MESSAGES}
+    assert chat(Budget(reasoning_tokens=2000), SILENT).unsupported == (), (
+        "a thought that is not there is short"
+    )
+    asked = {"reasoning": {"enabled": True}}
+    rendered = chat(Budget(reasoning_tokens=2000), SILENT, caller_values="ceiling", extra_body=asked)
+    assert rendered.params["extra_body"]["reasoning"] == {"enabled": True, "max_tokens": 2000}
+
+
+def test_the_smallest_of_the_callers_numbers_is_the_ceiling_under_all_names():
+    own = {"thinking_budget_tokens": 200}
+    rendered = chat(Budget(reasoning_tokens=900), LLAMA, caller_values="ceiling", extra_body=own)
+    assert set(rendered.params["extra_body"].values()) == {200}
+
+
+def test_none_is_off_and_no_level_is_rounded_to_it():
+    assert chat(Budget(effort="none"), QWEN).params == chat(Budget(reasoning_tokens=0), QWEN).params
+    awake = GPT51.model_copy(update={"effort": Effort(levels=("none", "low", "high"), default="high")})
+    rendered = chat(Budget(effort="minimal"), awake)
+    assert (rendered.params["reasoning_effort"], rendered.unsupported) == ("low", ("effort:minimal",))
+
+
+def test_a_level_of_auto_is_taken_out_of_a_copy():
+    own = {"model": "m", "reasoning_effort": "auto", "extra_body": {"reasoning": {"effort": "auto"}, "k": 1}}
+    before = copy.deepcopy(own)
+    assert without_auto(own) == {"model": "m", "extra_body": {"k": 1}}
+    assert own == before
+    assert without_auto({"reasoning": {"effort": "auto", "summary": "auto"}}) == {
+        "reasoning": {"summary": "auto"}
+    }
+    assert without_auto({"reasoning_effort": "low"}) == {"reasoning_effort": "low"}

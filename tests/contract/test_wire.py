@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from budgetctl.integrations.openai import wrap
+
+try:
+    import httpx2
+except ImportError:  # SDKs before 3.0 are built on its predecessor
+    import httpx as httpx2
 
 MESSAGES = [{"role": "user", "content": "Why?"}]
 REPLY = {

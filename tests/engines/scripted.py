@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 ANSWER = ("The ", "answer ", "is ", "42.")
+WRONG = ("The ", "answer ", "is ", "41.")
 RETHINKS = ("Wait, ", "let ", "me ", "check ", "that ", "once ", "more, ", "step ", "by ", "step. ", "No.")
 PHRASE = "\n\nTime to answer based on the reasoning so far.\n</think>\n\n"
 """What an engine writes when it forces the end of a thought, wherever it takes that to be."""
@@ -199,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
             words = ["so ", "on ", "and "] * (self.server.thought // 3)
         if scenario == "empty" or (scenario == "empty under a cap" and cap is not None):
             return words, (), "length" if self.server.finish == "stop" else self.server.finish
+        if scenario == "wrong under a cap" and cap is not None:
+            return words, WRONG, self.server.finish
         if scenario == "empty with stop" and cap is not None:
             return words, (), "stop"
         if scenario == "rethinks" and cap is not None:
@@ -302,7 +305,11 @@ class _Handler(BaseHTTPRequestHandler):
         message: dict[str, Any] = {"role": "assistant", "content": ""}
         finish = None
         for chunk in self._chat(seen):
-            if chunk is STALL or chunk is BREAK:
+            while chunk is STALL:
+                if self._gone():
+                    raise ConnectionResetError
+                time.sleep(0.01)
+            if chunk is BREAK:
                 self.close_connection = True
                 return
             for choice in chunk["choices"]:

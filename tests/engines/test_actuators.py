@@ -132,7 +132,7 @@ async def test_a_live_end_that_is_only_promised_is_noticed_and_made_good(looping
 async def test_a_control_that_does_not_answer_does_not_hold_the_call_up(
     looping: Scripted, way: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("budgetctl.integrations.openai.CONTROL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("budgetctl.integrations._openai_io.CONTROL_TIMEOUT_S", 0.2)
     looping.control = "hangs"
     got = await call(looping, way, LOOP, endpoint="llama.cpp", retries=2)
     assert got.content == TEXT

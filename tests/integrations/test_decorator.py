@@ -351,7 +351,7 @@ def test_a_model_that_is_no_string_is_no_model():
 
 
 def test_a_controller_and_settings_of_another_are_refused():
-    with pytest.raises(ConfigError, match="not to budgeted: min_confidence, route"):
+    with pytest.raises(ConfigError, match="controller that you pass: min_confidence"):
         budgeted(controller=Controller(), route="support", min_confidence=0.1)
 
 

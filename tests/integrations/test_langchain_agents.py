@@ -295,6 +295,27 @@ def test_a_checkpoint_keeps_what_is_left(provider: Provider):
     assert [o.reasoning_tokens for o in outcomes(result)] == [60, 60, 30, 0]
 
 
+def test_a_model_call_that_fails_is_charged_to_the_next_one(provider: Provider):
+    failures = ["the 2nd call", None]
+
+    @wrap_model_call
+    def failing(request: Any, handler: Any) -> Any:
+        response = handler(request)
+        if len(provider.bodies) == 2 and failures.pop(0):
+            raise RuntimeError("the answer cannot be used")
+        return response
+
+    budget = middleware(tokens_per_turn=150)
+    made = create_agent(chat(provider), [look_up], middleware=[budget, failing], checkpointer=InMemorySaver())
+    with pytest.raises(RuntimeError, match="cannot be used"):
+        ask(made)
+    made.invoke(None, {"configurable": {"thread_id": "1"}})
+    assert provider.caps == [150, 90, 30, 0, 0]
+    assert sum(provider.spent) == 150
+    ask(made, "And a toad?", thread="2")
+    assert provider.caps[5:] == [150, 90, 30, 0]
+
+
 def test_the_result_of_a_tool_that_runs_elsewhere_belongs_to_the_same_turn(provider: Provider):
     saver = InMemorySaver()
     budget = middleware(tokens_per_turn=100)

@@ -36,6 +36,7 @@ from budgetctl import Budget, Callbacks, ConfigError, budgeted
 from budgetctl.integrations.langchain import BudgetMiddleware, budgeted_chat_model
 from budgetctl.outcomes import Outcome
 from budgetctl.types import StopReason
+from tests.contract import loopback as provider
 from tests.engines import served
 from tests.engines.scripted import Scripted, serving
 
@@ -532,3 +533,45 @@ def test_without_the_extra_the_error_says_what_to_install():
     code = "import sys; sys.modules['langchain'] = None; import budgetctl.integrations.langchain"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'reasoning-budgetctl[langchain]'" in seen.stderr.splitlines()[-1]
+
+
+class Alternating:
+    """A policy that asks for another level at every call."""
+
+    needs_estimate = False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def budget(self, situation: Any) -> Budget:
+        self.asked += 1
+        return Budget(effort=("low", "high")[self.asked % 2])
+
+    def __str__(self) -> str:
+        return "alternating"
+
+
+async def test_a_conversation_keeps_its_level_where_another_costs_the_cache():
+    with provider.serving() as openai:
+        own: dict[str, Any] = {"model": "gpt-5-mini", "api_key": "x", "base_url": f"{openai.url}/v1"}
+        plain = ChatOpenAI(**own, timeout=next(TIMEOUTS))
+        model = under(plain, Alternating(), endpoint="openai")
+        OPEN.append(plain)
+        first = model.invoke("Why?")
+        model.invoke([("user", "Why?"), first, ("user", "And why that?")])
+        model.invoke("Who?")
+        assert [body["reasoning_effort"] for body in openai.bodies] == ["high", "high", "low"]
+        await close()
+
+
+async def test_a_conversation_that_the_provider_keeps_goes_on_by_the_id_of_its_last_response():
+    with provider.serving() as openai:
+        own: dict[str, Any] = {"model": "gpt-5-mini", "api_key": "x", "base_url": f"{openai.url}/v1"}
+        plain = ChatOpenAI(**own, use_responses_api=True, timeout=next(TIMEOUTS))
+        model = under(plain, Alternating(), endpoint="openai")
+        OPEN.append(plain)
+        last = model.invoke("Why?").response_metadata["id"]
+        model.invoke("And why that?", previous_response_id=last)
+        model.invoke("Who?")
+        assert [body["reasoning"]["effort"] for body in openai.bodies] == ["high", "high", "low"]
+        await close()

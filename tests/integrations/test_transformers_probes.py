@@ -18,11 +18,14 @@ from budgetctl.evals.backends import POCKET_TRIALS, PocketBackend  # noqa: E402
 from budgetctl.evals.live import LiveQuestion, LiveRun, Suite  # noqa: E402
 
 from budgetctl import errors  # noqa: E402  (after the skips)
+from budgetctl.certificate import thresholds  # noqa: E402
+from budgetctl.controller import Controller  # noqa: E402
 from budgetctl.integrations._logits import close_ids  # noqa: E402
 from budgetctl.integrations._probes import Prober  # noqa: E402
 from budgetctl.integrations.transformers import Generation, generate  # noqa: E402
 from budgetctl.stopping import CloseMargin, Guarded, Trials  # noqa: E402
 from budgetctl.types import Budget, Evidence, Progress, StopReason  # noqa: E402
+from tests.test_certificate import certificate  # noqa: E402
 
 BALANCED = Budget(stop="balanced")
 ASKED = [
@@ -344,3 +347,18 @@ def test_composed_criteria_run_too(loaded: Any) -> None:
 
     done = run(loaded, CHATS[:4], [BALANCED] * 4, presets={"balanced": gated})
     assert "close_margin&trial_answer" in {one.criterion for one in done}
+
+
+def test_presets_of_one_call_are_not_those_that_a_certificate_was_made_with(loaded: Any, tmp_path: Path):
+    model, tokenizer = loaded
+    bound = {"model": model.config.name_or_path, "endpoint": "in-process", "stop": "balanced"}
+    certificate("cap:64+stop:balanced", **bound, thresholds=thresholds("balanced")).save(tmp_path / "c.json")
+    controller = Controller(f"certified:{tmp_path / 'c.json'}", classifier=None)
+    options: Any = {"controller": controller, "trials": POCKET_TRIALS, "close_text": pocket.CLOSE_TEXT}
+    (kept,) = generate(model, tokenizer, CHATS[:1], **options)
+    (other,) = generate(model, tokenizer, CHATS[:1], presets={"balanced": {"close_margin": {}}}, **options)
+    assert kept.outcome is not None
+    assert other.outcome is not None
+    assert kept.outcome.certificate is not None
+    assert other.outcome.certificate is None
+    assert "thresholds of the stop preset" in (other.outcome.certificate_void_reason or "")

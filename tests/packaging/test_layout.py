@@ -20,10 +20,18 @@ ROOMS = {
 # Who may import whom: a module imports from its own tier and from lower ones.
 GROUND = {"errors", "types"}
 VALUES = {
+    "agreement",
+    "background",
     "callbacks",
     "capabilities",
+    "certificate",
     "channels",
+    "channels_anthropic",
+    "channels_google",
+    "conversation",
     "hashing",
+    "monitor",
+    "names",
     "outcomes",
     "policy",
     "pricing",
@@ -31,7 +39,7 @@ VALUES = {
     "speed",
     "stopping",
 }
-MIDDLE = {"adapters", "bill", "config", "controller", "doctor", "engine", "guard", "logs", "session"}
+MIDDLE = {"adapters", "audit", "bill", "config", "controller", "doctor", "engine", "guard", "logs", "session"}
 OUTER = {"integrations"}
 TIERS = [GROUND, VALUES, MIDDLE, OUTER, {"cli"}]
 

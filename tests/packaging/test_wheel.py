@@ -52,6 +52,9 @@ def test_the_wheel_has_every_data_file(wheel: Path):
         "budgetctl/classifiers/default.npz",
         "budgetctl/evals/pocket/pocket-1/model.safetensors",
         "budgetctl/evals/pocket/test.jsonl.gz",
+        "budgetctl/evals/report/assets/report.js",
+        "budgetctl/evals/report/assets/vega.min.js",
+        "budgetctl/evals/report/assets/VEGA-LICENSE.txt",
     ):
         assert file in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"budgetctl"}

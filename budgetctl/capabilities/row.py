@@ -1,34 +1,20 @@
-"""What a model can do about its thinking, behind which kind of endpoint.
-
-The table is data (``capabilities.toml``): rows of model patterns and endpoint kinds, the first match wins,
-and rows of a user's own file come before the shipped ones. A model that no row knows has no controls: its
-calls pass through and are recorded.
-"""
+"""One row of the capability table: the controls that models have behind kinds of endpoint."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from budgetctl.errors import ConfigError
-from budgetctl.types import ModelFacts, Strength
+from budgetctl.capabilities.endpoints import EndpointKind
+from budgetctl.types import EFFORTS, ModelFacts, Strength
 
 Continuation = Literal["raw_completions", "chat", "reask"]
-EndpointKind = Literal[
-    "openai", "vllm", "sglang", "llama.cpp", "transformers-serve", "in-process", "openai-compatible"
-]
-ENDPOINTS: tuple[str, ...] = get_args(EndpointKind)
-SHIPPED = Path(__file__).with_name("capabilities.toml")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -37,39 +23,83 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Cap(_Strict):
+def _ascending(bounds: dict[str, int]) -> dict[str, int]:
+    order = [level for level in EFFORTS[1:] if level in bounds]
+    if set(order) != set(bounds) or any(bounds[a] >= bounds[b] for a, b in pairwise(order)):
+        raise ValueError(f"levels of {', '.join(EFFORTS[1:])} with rising numbers of tokens")
+    return {level: bounds[level] for level in order}
+
+
+Bounds = Annotated[dict[str, Annotated[int, Field(gt=0)]], AfterValidator(_ascending)]
+
+
+class Cap(Strict):
     """A cap on thinking tokens that the engine takes with the request.
 
     Attributes:
         parameters: Dotted paths in the request body that all get the number of tokens.
         strength: Who keeps it.
+        minimum: Smallest number that is taken; a smaller cap is sent as this, and said to be.
+        maximum: Largest number that is taken; a larger cap is sent as this.
+        within_limit: The number must be below the output limit, which counts thinking, too.
+        also: Constants that must go with the number; written only where thinking is on already.
+        unless: Dotted paths that the number cannot go with: where a call has one of them, it is not sent.
     """
 
     parameters: tuple[str, ...] = ()
     strength: Strength
+    minimum: int | None = Field(default=None, gt=0)
+    maximum: int | None = Field(default=None, gt=0)
+    within_limit: bool = False
+    also: dict[str, bool | str | int] = {}
+    unless: tuple[str, ...] = ()
 
 
-class Switch(_Strict):
+class Switch(Strict):
     """How thinking is switched off: dotted paths in the request body and their values."""
 
     parameters: dict[str, bool | str | int]
     strength: Strength
 
 
-class Effort(_Strict):
+class Effort(Strict):
     """Effort levels.
 
     Attributes:
         levels: What the model accepts, weakest first.
         default: What it uses when the call names none; None is unknown.
+        parameter: Dotted path in the request body; None is the dialect's own.
+        below: Levels and the tokens below which a cap comes nearest to them, weakest first; empty in a row
+            stands for the table's own ``[effort_below]``.
     """
 
     levels: tuple[str, ...] = Field(min_length=1)
     default: str | None = None
     strength: Strength = "advisory"
+    parameter: str | None = None
+    below: Bounds = {}
+
+    def nearest(self, level: str) -> str | None:
+        """Return the strongest level the model has that is not above ``level``, else its weakest.
+
+        The order is that of ``EFFORTS``. ``none`` is a switch: nothing is rounded to it or from it. None is
+        for what cannot be rounded.
+        """
+        if level in self.levels:
+            return level
+        graded = [one for one in self.levels if one in EFFORTS and one != "none"]
+        if level not in EFFORTS or level == "none" or not graded:
+            return None
+        weaker = [one for one in graded if EFFORTS.index(one) < EFFORTS.index(level)]
+        return weaker[-1] if weaker else graded[0]
+
+    def for_cap(self, tokens: int) -> str | None:
+        """Return the level that comes nearest to a cap; None where that is no level of the table's."""
+        wanted = next((level for level, bound in self.below.items() if tokens < bound), None)
+        return None if wanted is None else self.nearest(wanted)
 
 
-class Capability(_Strict):
+class Capability(Strict):
     """One row: which controls these models have behind these endpoints, and how strong they are.
 
     Attributes:
@@ -79,6 +109,10 @@ class Capability(_Strict):
         cap: The engine's own cap on thinking.
         off: How thinking is switched off.
         effort: Effort levels.
+        thinks_by_default: The model thinks when a call says nothing about it. Where it does not, nothing that
+            could switch it on is written; None is unknown and taken for yes.
+        breaks_cache: A conversation loses its prompt cache when its calls differ in what they say about
+            thinking.
         live_end: The server ends a running thought on request, and the stream goes on with the answer. So
             does llama.cpp: ``reasoning_control`` in the call, then ``reasoning_end`` to
             ``/chat/completions/control``.
@@ -96,7 +130,6 @@ class Capability(_Strict):
             ``none`` where the model does not think.
         output_limit: Name of the output limit where the caller has set none.
         default_output_tokens: Output limit that the server applies when none is sent; None is none.
-        reasoning_in_output: Reported output tokens include the thinking.
         stream_usage: How a stream reports usage: on request (``include_usage``), ``always``, ``never``.
         natural_p99: 99th percentile of the model's natural thinking, in tokens.
         answer_tokens: 95th percentile of its answers, in tokens.
@@ -110,6 +143,8 @@ class Capability(_Strict):
     cap: Cap | None = None
     off: Switch | None = None
     effort: Effort | None = None
+    thinks_by_default: bool | None = None
+    breaks_cache: bool = False
     live_end: bool = False
     continuation: Annotated[tuple[Continuation, ...], BeforeValidator(_several)] | None = Field(
         default=None, min_length=1
@@ -123,7 +158,6 @@ class Capability(_Strict):
     reasoning: Literal["hidden", "field", "inline", "none"] = "field"
     output_limit: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     default_output_tokens: int | None = Field(default=None, gt=0)
-    reasoning_in_output: bool = True
     stream_usage: Literal["include_usage", "always", "never"] = "include_usage"
     natural_p99: int | None = Field(default=None, gt=0)
     answer_tokens: int | None = Field(default=None, gt=0)
@@ -135,6 +169,12 @@ class Capability(_Strict):
     def known(self) -> bool:
         """Whether a row of the table stands behind this capability."""
         return self.source is not None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the model does not think unless a call asks it to."""
+        by_level = self.effort is not None and self.effort.default == "none"
+        return self.thinks_by_default is False or by_level
 
     @property
     def stoppable(self) -> bool:
@@ -155,11 +195,12 @@ class Capability(_Strict):
         Used where an endpoint turned out not to accept or not to keep them.
         """
         gone: dict[str, Any] = {}
-        if self.cap is not None and controls.intersection(self.cap.parameters):
+        if self.cap is not None and controls.intersection((*self.cap.parameters, *self.cap.also)):
             gone["cap"] = None
         if self.off is not None and controls.intersection(self.off.parameters):
             gone["off"] = None
-        if self.effort is not None and controls.intersection(("reasoning_effort", "reasoning.effort")):
+        levels = ("reasoning_effort", "reasoning.effort")
+        if self.effort is not None and controls.intersection((*levels, self.effort.parameter)):
             gone["effort"] = None
         if "reasoning_control" in controls:
             gone["live_end"] = False
@@ -182,91 +223,3 @@ class Capability(_Strict):
 
 UNKNOWN = Capability(models=("*",), endpoints=("openai-compatible",))
 """A model of which nothing is known: no controls."""
-
-
-class _File(_Strict):
-    version: str = ""
-    row: tuple[Capability, ...] = ()
-
-
-class Table:
-    """The capability table.
-
-    Attributes:
-        version: Version of the shipped data; certificates bind it.
-    """
-
-    def __init__(self, rows: tuple[Capability, ...], *, version: str) -> None:
-        self.rows = rows
-        self.version = version
-
-    @classmethod
-    def load(cls, extra: str | Path | None = None) -> Table:
-        """Read the shipped table and, before it, the rows of ``extra``.
-
-        Raises:
-            ConfigError: Names the file, row, key, the value seen and what is allowed.
-        """
-        shipped = _read(SHIPPED)
-        own = _read(Path(extra)).row if extra is not None else ()
-        return cls(own + shipped.row, version=shipped.version + ("+own" if own else ""))
-
-    @cached_property
-    def _found(self) -> dict[tuple[str, str], Capability]:
-        return {}
-
-    def lookup(self, model: str | None, endpoint: str) -> Capability:
-        """Return the first row for ``model`` at ``endpoint``, or one without controls.
-
-        Raises:
-            ConfigError: There is no such kind of endpoint.
-        """
-        if endpoint not in ENDPOINTS:
-            raise ConfigError(f"endpoint: seen {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
-        if not model:
-            return UNKNOWN
-        key = (model, endpoint)
-        if key not in self._found:
-            self._found[key] = next((r for r in self.rows if r.matches(model, endpoint)), UNKNOWN)
-        return self._found[key]
-
-
-def guess_endpoint(base_url: str | None) -> EndpointKind:
-    """Return the kind of endpoint that ``base_url`` names; without a URL the SDK's own default, OpenAI."""
-    if base_url is None:
-        return "openai"
-    host = urlsplit(base_url).hostname or ""
-    return "openai" if host == "openai.com" or host.endswith(".openai.com") else "openai-compatible"
-
-
-def _read(path: Path) -> _File:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    try:
-        return _File.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, e) for e in error.errors())) from None
-
-
-def _explain(path: Path, error: Mapping[str, Any]) -> str:
-    location = list(error["loc"])
-    where = str(path)
-    fields: Mapping[str, Any] = _File.model_fields
-    if location[0] == "row" and len(location) > 1:
-        where += f": row {location[1] + 1}"
-        location, fields = location[2:], Capability.model_fields
-    key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        parts: Mapping[str, type[BaseModel]] = {"cap": Cap, "off": Switch, "effort": Effort}
-        nested = parts.get(str(location[0]))
-        if len(location) > 1 and nested is not None:
-            fields = nested.model_fields
-        return f"{where}: unknown key {key!r} = {error['input']!r}; allowed: {', '.join(fields)}"
-    if error["type"] == "missing":
-        return f"{where}: key {key!r} is missing"
-    allowed = (error.get("ctx") or {}).get("expected") or error["msg"]
-    return f"{where}: key {key!r}: seen {error['input']!r}, allowed: {allowed}"

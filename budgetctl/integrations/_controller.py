@@ -1,0 +1,49 @@
+"""What decides for an integration, from the arguments that all integrations share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from budgetctl.controller import Controller
+from budgetctl.errors import ConfigError
+from budgetctl.outcomes import Sink
+from budgetctl.policy import Policy
+from budgetctl.types import CallerValues
+
+
+def controller_of(
+    controller: Controller | None,
+    *,
+    policy: str | Policy | None = None,
+    route: str | None = None,
+    caller_values: CallerValues | None = None,
+    sink: str | os.PathLike[str] | Sink | None = None,
+    **settings: Any,
+) -> Controller:
+    """Return ``controller`` under ``policy`` and ``route``, or a new one from the other arguments.
+
+    Args:
+        policy: The default is ``auto``, or the controller's own.
+        route: Name of the traffic. A controller from a configuration has policy and limits for it.
+        caller_values: As for :class:`~budgetctl.Controller`.
+        sink: Where outcomes go: a path of a JSONL file, or a sink.
+        settings: Passed to :class:`~budgetctl.Controller`.
+
+    Raises:
+        ConfigError: An argument does not fit, or is said beside a controller.
+    """
+    if controller is None:
+        if isinstance(sink, str | os.PathLike):
+            from budgetctl.records import JsonlSink
+
+            sink = JsonlSink(sink)
+        if sink is not None:
+            settings["sinks"] = (*settings.get("sinks", ()), sink)
+        return Controller(policy or "auto", caller_values=caller_values or "pin", route=route, **settings)
+    given = {"caller_values": caller_values, "sink": sink, **settings}
+    said = sorted(name for name, value in given.items() if value is not None)
+    if said:
+        raise ConfigError(f"say it to the controller that you pass: {', '.join(said)}")
+    controller = controller if route is None else controller.with_route(route)
+    return controller if policy is None else controller.with_policy(policy)
