@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from budgetctl.evals.replay import Recording, Trace, cut, play, points, replay
-from budgetctl.evals.results import Floats, Result
-from numpy.typing import ArrayLike
+from budgetctl.evals.recording import Recording
+from budgetctl.evals.replay import play, replay
+from budgetctl.evals.replayed import Replayed
+from budgetctl.evals.results import Floats, Result, column
+from numpy.typing import ArrayLike, NDArray
 
 from budgetctl.policy import Cap, Full, Off
 from budgetctl.types import Pace, StopReason
@@ -27,12 +29,12 @@ MOST_CAPS = 100
 CAP_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
-def cap_grid(lengths: Sequence[int], *, shares: Sequence[float] = CAP_SHARES) -> list[int]:
+def cap_grid(lengths: Sequence[int] | Floats, *, shares: Sequence[float] = CAP_SHARES) -> list[int]:
     """Return caps at quantiles of the natural lengths, in tokens, ascending, without doubles.
 
     Choosing the grid on the data at hand favours the baseline: it makes the lift harder to get.
     """
-    if not lengths:
+    if not len(lengths):
         return []
     values = np.quantile(np.asarray(lengths, dtype=float), shares)
     return sorted({max(1, math.ceil(value)) for value in values})
@@ -40,7 +42,7 @@ def cap_grid(lengths: Sequence[int], *, shares: Sequence[float] = CAP_SHARES) ->
 
 def fixed_curve(
     recording: Recording, *, pace: Pace, caps: Iterable[int] | None = None
-) -> dict[str, list[Result]]:
+) -> dict[str, Replayed]:
     """Replay full, off (where recorded) and a grid of fixed caps.
 
     Args:
@@ -48,13 +50,9 @@ def fixed_curve(
         pace: The speed profile.
         caps: The grid; None takes recorded caps near quantiles of the natural lengths.
     """
-    lengths = [
-        length
-        for trace in recording.traces
-        if (length := _known(trace.natural.reasoning_tokens, trace.natural.output_tokens)) is not None
-    ]
+    lengths = recording.lengths[~np.isnan(recording.lengths)]
     grid = _recorded(recording, cap_grid(lengths)) if caps is None else sorted(set(caps))
-    if len(lengths) < len(recording.traces):
+    if len(lengths) < len(recording):
         grid = []
     runs = {"full": replay(recording, Full(), pace=pace)}
     if recording.has_off:
@@ -66,8 +64,8 @@ def fixed_curve(
 
 def _recorded(recording: Recording, grid: Sequence[int]) -> list[int]:
     """Return the recorded caps nearest to ``grid``; ``grid`` itself where every trace has caps of its own."""
-    rows = [row.budget for trace in recording.traces for row in trace.coupled if row.budget is not None]
-    recorded = {int(budget.value) for budget in rows if budget.value}
+    caps = np.unique(recording.rows.value[recording.prefixes])
+    recorded = set(caps[caps > 0].tolist())
     if not recorded or len(recorded) > MOST_CAPS:
         return list(grid)
     return sorted({min(recorded, key=lambda cap: (abs(cap - wanted), cap)) for wanted in grid})
@@ -77,12 +75,15 @@ def _known(first: int | None, second: int | None) -> int | None:
     return second if first is None else first
 
 
-def oracle(runs: Mapping[str, Sequence[Result]]) -> list[Result]:
+def oracle(runs: Mapping[str, Sequence[Result]]) -> Sequence[Result]:
     """Return per call the cheapest right result of any fixed budget, or the cheapest where none is right.
 
     This knows the outcome. It bounds what any choice among these budgets could reach, and is inflated by
     chance: the best of many noisy tries looks better than any of them is.
     """
+    tables = [results for results in runs.values() if isinstance(results, Replayed)]
+    if len(tables) == len(runs) and len({id(table.recording) for table in tables}) == 1:
+        return Replayed.pick(tables, _cheapest_right(tables))
     best: dict[tuple[str, str, int], Result] = {}
     for results in runs.values():
         for result in results:
@@ -93,41 +94,58 @@ def oracle(runs: Mapping[str, Sequence[Result]]) -> list[Result]:
 
 
 def _rank(result: Result) -> tuple[bool, float]:
-    tokens = _known(result.reasoning_tokens, result.output_tokens)
+    tokens = result.output_tokens if result.reasoning_tokens is None else result.reasoning_tokens
     return not result.correct, math.inf if tokens is None else tokens
 
 
-def random_stop(recording: Recording, results: Sequence[Result], *, pace: Pace, seed: int) -> list[Result]:
-    """Return what stopping by lot comes to, at the mean tokens of ``results``.
+def _cheapest_right(tables: Sequence[Replayed]) -> NDArray[np.int64]:
+    """Return for each call the position of the table with the least rank; of equals the first."""
+    choice, wrong, least = np.zeros(len(tables[0]), dtype=np.int64), np.ones(0), np.ones(0)
+    for i, table in enumerate(tables):
+        wrongs, tokens = column(table, "correct") == 0, column(table, "reasoning_tokens")
+        tokens = np.where(np.isnan(tokens), column(table, "output_tokens"), tokens)
+        tokens = np.where(np.isnan(tokens), np.inf, tokens)
+        if i:
+            better = (wrongs < wrong) | ((wrongs == wrong) & (tokens < least))
+            choice = np.where(better, i, choice)
+            wrongs, tokens = np.where(better, wrongs, wrong), np.where(better, tokens, least)
+        wrong, least = wrongs, tokens
+    return choice
+
+
+def random_stop(results: Replayed, *, seed: int, tokens: float | None = None) -> Replayed:
+    """Return what stopping by lot comes to, at the tokens of thinking of ``results``.
 
     Every recorded point of every trace ends its thinking with the same probability, which is chosen so that
-    the means agree as closely as the recording allows. Budgets are those of ``results``.
-    """
-    by_key = {r.key: r for r in results}
-    traces = [t for t in recording.traces if _key(t) in by_key]
-    whole = [play(t, by_key[_key(t)].budget, pace=pace) for t in traces]
-    rng = np.random.default_rng(seed)
-    lots = [[(rng.random(), row) for _, row in points(t, r)] for t, r in zip(traces, whole, strict=True)]
-    wanted = sum(r.reasoning_tokens or 0 for r in results)
+    the sums agree as closely as the recording allows. Budgets are those of ``results``.
 
-    def drawn(chance: float) -> list[Result]:
-        found = []
-        for lot, result in zip(lots, whole, strict=True):
-            row = next((row for ticket, row in lot if ticket < chance), None)
-            found.append(result if row is None else cut(row, result, stop=StopReason.SETTLED, pace=pace))
-        return found
+    Args:
+        results: What a policy with a stop preset came to.
+        seed: Of the lots.
+        tokens: Another sum of tokens to spend.
+    """
+    recording = results.recording
+    whole = play(recording, results.given, results.which, pace=results.pace)
+    ends = np.nan_to_num(whole.column("reasoning_tokens"))
+    of_natural = np.array([b.effort is None and not b.off for b in results.given.budgets])[results.which]
+    traces, rows = recording.points(np.where(of_natural, ends, -1.0))
+    lots = np.random.default_rng(seed).random(len(rows))
+    at = recording.rows.measures["reasoning_tokens"][rows]
+    wanted = np.nansum(results.column("reasoning_tokens")) if tokens is None else tokens
+
+    def drawn(chance: float) -> NDArray[np.intp]:
+        hit = np.flatnonzero(lots < chance)
+        return hit[np.unique(traces[hit], return_index=True)[1]]
 
     low, high = 0.0, 1.0
     for _ in range(30):
         chance = (low + high) / 2
-        spends_more = sum(r.reasoning_tokens or 0 for r in drawn(chance)) > wanted
+        first = drawn(chance)
+        spends_more = ends.sum() - (ends[traces[first]] - at[first]).sum() > wanted
         low, high = (chance, high) if spends_more else (low, chance)
-    return drawn(high)
-
-
-def _key(trace: Trace) -> tuple[str, str, int]:
-    row = trace.natural
-    return (row.question_key, row.model, row.sample)
+    for place in drawn(high).tolist():
+        whole.end_at(int(traces[place]), int(rows[place]), reason=StopReason.SETTLED)
+    return whole
 
 
 def matched_accuracy(curve_tokens: ArrayLike, curve_accuracy: ArrayLike, tokens: ArrayLike) -> Floats:

@@ -158,7 +158,7 @@ def iterate(path: str | os.PathLike[str]) -> Iterator[CubeRow]:
     Raises:
         EvalError: The file cannot be read, or a line is no row. The message names file and line.
     """
-    for number, line in _lines(Path(path)):
+    for number, line in lines(Path(path)):
         if line.strip():
             yield parse_row(line.rstrip(b"\r\n"), where=f"{path}:{number}")
 
@@ -178,7 +178,12 @@ def load(*paths: str | os.PathLike[str]) -> list[CubeRow]:
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a cube file with their numbers, plain or gzipped.
+
+    Raises:
+        EvalError: The file cannot be read.
+    """
     number = 0
     try:
         with _open(path) as file:

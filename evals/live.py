@@ -1,118 +1,96 @@
-"""Live runs: every policy answers the same questions in the same order, and every answer is kept at once.
+"""Live runs: every policy answers the same questions, and every answer is kept at once.
 
 A run folder holds ``run.json`` (the settings, which a resumed run must repeat) and ``rows.jsonl`` (one cube
-row per policy and question). A batch is on disk before the next one begins; a run that was killed is resumed
-by the same command, and no row is missing or doubled afterwards.
+row per policy, question and sample). A call is on disk as soon as it has ended; a run that was killed is
+resumed by the same command, and no row is missing or doubled afterwards.
+
+Policies take turns, a few questions each (:func:`turns`), and another one begins every time: whatever drifts
+on the other side hits all of them alike. A turn ends before the next one begins, so that at any time the
+calls in flight are those of one policy, and its times are those of a server that serves this policy alone.
+All policies ask a question's sample with the same seed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from budgetctl.evals.append import AppendFile
-from budgetctl.evals.cube import CubeBudget, CubeRow, dump, parse_row
+from budgetctl.evals.cube import CubeBudget, dump
+from budgetctl.evals.engines import Engine, EngineName, start
 from budgetctl.evals.progress import Progress
+from budgetctl.evals.questions import LiveQuestion, Suite
 from budgetctl.evals.results import Result
+from budgetctl.evals.runfolder import ROWS, LiveRow, claim, collect, read_rows
+from budgetctl.evals.spend import LimitReached, Spend
 
 from budgetctl.controller import Classifier, Controller
-from budgetctl.errors import EvalError
+from budgetctl.errors import ConfigError, EvalError
 from budgetctl.policy import parse
 from budgetctl.speed import Speeds
-from budgetctl.types import Budget, ModelFacts, Query
+from budgetctl.types import Decision, Query
 
-ROWS = "rows.jsonl"
-SETTINGS = "run.json"
+__all__ = ["LiveQuestion", "LiveRun", "Suite", "Turn", "call_seed", "chunks", "turns"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveQuestion:
-    """One question of a suite.
-
-    Attributes:
-        id: Unique within the suite.
-        text: What the model is asked.
-        reference: The right answer, as the grader wants it.
-        cluster: Questions that stand or fall together.
-        level: Difficulty by the suite's own scale.
-        raw: The question in the form that the suite's grader reads.
-    """
-
-    id: str
-    text: str
-    reference: Any = None
-    cluster: str | None = None
-    level: int | float | str | None = None
-    raw: Any = None
-
-
-class Backend(Protocol):
-    """Answers questions within budgets.
-
-    Attributes:
-        model: Name of the model, as the capability table knows it.
-        facts: What the model can do.
-        settings: Whatever makes two runs different, as plain JSON values.
-    """
-
-    model: str
-    facts: ModelFacts
-    settings: Mapping[str, Any]
-
-    def generate(self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget]) -> list[Result]:
-        """Return one graded result per question, in their order; ``question_id`` is the question's own id.
-
-        Raises:
-            EvalError: The model cannot be reached; what was finished before stays on disk.
-        """
-        ...
+TURN = 8
+"""Calls of a turn for each call that may be in flight: enough that the end of a turn, when fewer are in
+flight, is a small part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
-    """Questions and what answers them."""
-
-    name: str
-    questions: tuple[LiveQuestion, ...]
-    backend: Backend
-
-
-class LiveRow(CubeRow):
-    """A cube row that also says under which policy it was made, and with which stop preset."""
+class Turn:
+    """Questions that one policy answers without another in between."""
 
     policy: str
-    preset: str = "safe"
-    probe_tokens: int = 0
-    answered: bool = True
-    stop: str | None = None
-    notes: tuple[str, ...] = ()
+    sample: int
+    questions: tuple[LiveQuestion, ...]
 
-    def result(self, budget: Budget) -> Result:
-        """Return the row in the common form."""
-        return Result(
-            question_id=self.question_key,
-            cluster=self.cluster,
-            model=self.model,
-            sample=self.sample,
-            correct=self.correct,
-            answered=self.answered,
-            answer=self.answer,
-            stop=self.stop,
-            reasoning_tokens=self.reasoning_tokens,
-            probe_tokens=self.probe_tokens,
-            output_tokens=self.output_tokens,
-            ttfo_s=self.ttfo_s,
-            e2e_s=self.e2e_s,
-            cost_usd=self.cost_usd,
-            budget=replace(budget, stop=self.preset),
-            notes=self.notes,
-        )
+
+def turns(
+    questions: Sequence[LiveQuestion], policies: Sequence[str], *, samples: int, size: int
+) -> Iterator[Turn]:
+    """Yield the turns of a run, in order.
+
+    Args:
+        questions: All of them; every ``size`` of them are a turn of every policy.
+        policies: Each of them begins equally often.
+        samples: How often every question is asked.
+        size: Questions in a turn.
+    """
+    blocks = list(chunks(questions, size))
+    for sample in range(samples):
+        for i, block in enumerate(blocks):
+            first = (sample * len(blocks) + i) % len(policies)
+            for policy in (*policies[first:], *policies[:first]):
+                yield Turn(policy=policy, sample=sample, questions=block)
+
+
+def chunks(questions: Sequence[LiveQuestion], size: int) -> Iterator[tuple[LiveQuestion, ...]]:
+    """Yield the questions in groups of ``size``."""
+    for start_at in range(0, len(questions), size):
+        yield tuple(questions[start_at : start_at + size])
+
+
+def call_seed(seed: int, question: str, sample: int) -> int:
+    """Return the seed of a question's sample, from 0 to 2^31 - 1, the same under every policy."""
+    digest = hashlib.blake2b(f"{seed}/{sample}/{question}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest) >> 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """Where a run writes: the calls that are on disk (policy, question, sample), the file, the progress."""
+
+    done: set[tuple[str, str, int]]
+    file: AppendFile
+    bar: Progress
 
 
 @dataclass(kw_only=True)
@@ -121,20 +99,30 @@ class LiveRun:
 
     Attributes:
         suite: What is asked of whom.
-        policies: Policy strings, run one after another.
+        policies: Policy strings; full thinking is added where it is missing.
         out: The run folder.
-        seed: What the questions were drawn with; part of the settings.
-        batch_size: Questions per batch.
+        seed: What the questions were drawn with and what the seeds of calls come from; part of the settings.
+        samples: How often every question is asked.
+        batch_size: Questions per call of a backend that takes many.
         classifier: What estimates: an object, a registered name, or None.
-        progress: Told of every batch.
+        spend: Limits, and what was spent.
+        engine: Where the calls are made.
+        progress: Told of every call.
+
+    Raises:
+        ConfigError: A policy does not parse, or a number is out of range.
+        EvalError: The suite holds no questions, or two of the same name.
     """
 
     suite: Suite
     policies: Sequence[str]
     out: Path
     seed: int = 0
+    samples: int = 1
     batch_size: int = 32
     classifier: Classifier | str | None = "default"
+    spend: Spend = field(default_factory=Spend)
+    engine: EngineName = "local"
     progress: Callable[[int, str], Progress] = Progress
     _speeds: Speeds = field(default_factory=Speeds)
 
@@ -142,8 +130,14 @@ class LiveRun:
         names = [str(parse(policy)) for policy in self.policies]
         # Full thinking is what everything is compared with, so it always runs.
         self.policies = tuple(dict.fromkeys([*(["full"] if "full" not in names else []), *names]))
-        if self.batch_size < 1:
-            raise EvalError(f"the batch size is at least 1, seen {self.batch_size}")
+        for name in ("batch_size", "samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected 1 or more")
+        if self.spend.max_usd is not None and not self.suite.backend.priced:
+            raise ConfigError(
+                f"a limit in dollars: it is not known what {self.suite.backend.model!r} costs; name a price "
+                "table with `prices` in budgetctl.toml, or limit the tokens"
+            )
         ids = [question.id for question in self.suite.questions]
         if not ids:
             raise EvalError(f"suite {self.suite.name!r} has no questions")
@@ -151,7 +145,7 @@ class LiveRun:
             doubled = next(name for name in ids if ids.count(name) > 1)
             raise EvalError(f"suite {self.suite.name!r}: two questions are called {doubled!r}")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that two halves of one run must have in common."""
         text = json.dumps([[q.id, q.text, q.reference] for q in self.suite.questions], default=str)
@@ -161,8 +155,10 @@ class LiveRun:
             "questions": len(self.suite.questions),
             "questions_hash": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
             "policies": list(self.policies),
+            "samples": self.samples,
             "seed": self.seed,
-            "batch_size": self.batch_size,
+            **({"batch_size": self.batch_size} if self.suite.backend.batched else {}),
+            "concurrency": self.suite.backend.concurrency,
             "classifier": self._classifier_name(),
             **self.suite.backend.settings,
         }
@@ -177,51 +173,116 @@ class LiveRun:
         """Ask what was not asked yet and return all results, policy by policy.
 
         Raises:
-            EvalError: The folder belongs to a run with other settings, or another run is writing to it.
+            EvalError: The folder belongs to a run with other settings, another run is writing to it, or the
+                model cannot be reached.
+            LimitReached: The run stopped at its limit.
         """
-        _claim(self.out, self.settings)
+        claim(self.out, self.settings)
         with AppendFile(self.out / ROWS) as file:
             rows = read_rows(self.out / ROWS)
-            done = {(row.policy, row.question_id) for row in rows}
-            total = len(self.policies) * len(self.suite.questions)
+            done = {(row.policy, row.question_id, row.sample) for row in rows}
+            for row in rows:
+                self._count(row.result())
+            total = len(self.policies) * len(self.suite.questions) * self.samples
             with self.progress(total, self.suite.name) as bar:
-                bar.advance(len(done))
-                for policy in self.policies:
-                    left = [q for q in self.suite.questions if (policy, q.id) not in done]
-                    self._ask(policy, left, file=file, bar=bar)
+                bar.advance(len(done), spent=self.spend)
+                if len(done) < total:
+                    self._ask(_Session(done=done, file=file, bar=bar))
+        if len(done) < total:
+            raise LimitReached(self.spend, done=len(done), total=total)
         return collect(read_rows(self.out / ROWS), policies=self.policies)
 
-    def _ask(self, policy: str, left: Sequence[LiveQuestion], *, file: AppendFile, bar: Progress) -> None:
-        controller = Controller(policy, classifier=self.classifier)
-        backend = self.suite.backend
-        for batch in _batches(left, size=self.batch_size):
-            pace = self._speeds.pace(self.suite.name, backend.model)
-            decisions = [
-                controller.decide(
-                    Query.from_text(q.text, model=backend.model), facts=backend.facts, pace=pace
-                )
-                for q in batch
-            ]
-            results = backend.generate(batch, [d.budget for d in decisions])
-            results = [
-                replace(r, notes=(*r.notes, d.fallback)) if d.fallback else r
-                for r, d in zip(results, decisions, strict=True)
-            ]
-            file.append(dump(self._row(policy, q, r)) for q, r in zip(batch, results, strict=True))
-            self._learn_pace(results)
-            bar.advance(len(batch), policy)
+    def _count(self, result: Result) -> None:
+        self._learn_pace(result)
+        self.spend.add(result)
 
-    def _learn_pace(self, results: Iterable[Result]) -> None:
-        for r in results:
-            if r.e2e_s and r.ttfo_s is not None and r.output_tokens and r.reasoning_tokens:
-                per_token = r.ttfo_s / (r.reasoning_tokens + 1)
-                self._speeds.observe(
-                    self.suite.name,
-                    self.suite.backend.model,
-                    ttft_s=per_token,
-                    tokens=r.output_tokens,
-                    seconds=r.e2e_s,
+    def _ask(self, session: _Session) -> None:
+        backend = self.suite.backend
+        batch = self.batch_size if backend.batched else 1
+        size = batch if backend.concurrency == 1 else batch * backend.concurrency * TURN
+        controllers = {policy: Controller(policy, classifier=self.classifier) for policy in self.policies}
+        engine = start(self.engine, backend)
+        try:
+            for turn in turns(self.suite.questions, self.policies, samples=self.samples, size=size):
+                batches = deque(
+                    group
+                    for group in chunks(turn.questions, batch)
+                    if any((turn.policy, q.id, turn.sample) not in session.done for q in group)
                 )
+                self._take(turn, batches, controllers[turn.policy], engine, session)
+                if self.spend.exhausted:
+                    return
+        finally:
+            engine.close()
+
+    def _take(
+        self,
+        turn: Turn,
+        batches: deque[tuple[LiveQuestion, ...]],
+        controller: Controller,
+        engine: Engine,
+        session: _Session,
+    ) -> None:
+        """Make the calls of one turn; after a fault those in flight are still waited for and kept."""
+        running: dict[Future[list[Result]], tuple[Sequence[LiveQuestion], Sequence[Decision]]] = {}
+        fault: Exception | None = None
+        while running or batches:
+            while batches and len(running) < self.suite.backend.concurrency and not self.spend.exhausted:
+                group = batches.popleft()
+                decisions: Sequence[Decision] = [self._decide(controller, question) for question in group]
+                seeds = [call_seed(self.seed, question.id, turn.sample) for question in group]
+                future = engine.submit(group, [d.budget for d in decisions], seeds=seeds)
+                running[future] = group, decisions
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                asked, decided = running.pop(future)
+                try:
+                    self._keep(turn, asked, decided, future.result(), session)
+                except Exception as error:
+                    fault = fault or error
+                    batches.clear()
+        if fault is not None:
+            raise fault
+
+    def _decide(self, controller: Controller, question: LiveQuestion) -> Decision:
+        backend = self.suite.backend
+        return controller.decide(
+            Query.from_text(question.text, model=backend.model),
+            facts=backend.facts,
+            pace=self._speeds.pace(self.suite.name, backend.model),
+        )
+
+    def _keep(
+        self,
+        turn: Turn,
+        questions: Sequence[LiveQuestion],
+        decisions: Sequence[Decision],
+        results: Sequence[Result],
+        session: _Session,
+    ) -> None:
+        """Write what is not on disk yet: of a batch that was torn, part of it may be."""
+        fresh = [
+            (question, replace(r, sample=turn.sample, p_correct=d.expected.p_correct, notes=_notes(r, d)))
+            for question, d, r in zip(questions, decisions, results, strict=True)
+            if (turn.policy, question.id, turn.sample) not in session.done
+        ]
+        session.file.append(dump(self._row(turn.policy, question, result)) for question, result in fresh)
+        session.done.update((turn.policy, question.id, turn.sample) for question, _ in fresh)
+        for _, result in fresh:
+            self._count(result)
+        session.bar.advance(len(fresh), turn.policy, spent=self.spend)
+
+    def _learn_pace(self, r: Result) -> None:
+        if r.e2e_s and r.ttfo_s is not None and r.output_tokens and r.reasoning_tokens:
+            per_token = r.ttfo_s / (r.reasoning_tokens + 1)
+            self._speeds.observe(
+                self.suite.name,
+                self.suite.backend.model,
+                ttft_s=per_token if r.ttft_s is None else r.ttft_s,
+                tokens=r.output_tokens,
+                seconds=r.e2e_s,
+            )
 
     def _row(self, policy: str, question: LiveQuestion, result: Result) -> LiveRow:
         return LiveRow(
@@ -231,94 +292,28 @@ class LiveRun:
             reference_answer=question.reference,
             level=question.level,
             model=self.suite.backend.model,
+            sample=result.sample,
             budget=CubeBudget.of(result.budget),
             reasoning_tokens=result.reasoning_tokens,
             probe_tokens=result.probe_tokens,
             output_tokens=result.output_tokens,
             answer=result.answer,
             correct=result.correct,
+            ttft_s=result.ttft_s,
             ttfo_s=result.ttfo_s,
             e2e_s=result.e2e_s,
             cost_usd=result.cost_usd,
+            started_s=result.started_s,
             cluster=question.cluster,
             policy=policy,
             preset=result.budget.stop,
             answered=result.answered,
+            thinking_tail=result.thinking_tail,
+            p_correct=result.p_correct,
             stop=result.stop,
             notes=result.notes,
         )
 
 
-def _batches(questions: Sequence[LiveQuestion], *, size: int) -> Iterable[list[LiveQuestion]]:
-    iterator = iter(questions)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make ``out`` the folder of a run with these settings, or check that it is."""
-    path = out / SETTINGS
-    fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
-    if not path.exists():
-        if (out / ROWS).exists():
-            raise EvalError(
-                f"{out}: holds {ROWS} but no {SETTINGS}, so it cannot be resumed; use another folder"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        content = {"schema_version": "1.0", "fingerprint": fingerprint, "settings": settings}
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
-        return
-    saved = read_settings(out)
-    if saved.get("fingerprint") != fingerprint:
-        old = saved.get("settings", {})
-        differing = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
-        shown = "; ".join(f"{key} was {old.get(key)!r}, now {settings.get(key)!r}" for key in differing)
-        raise EvalError(
-            f"{out}: this folder belongs to a run with other settings ({shown}). "
-            "Repeat the settings to resume it, or use another folder"
-        )
-
-
-def read_settings(out: Path) -> dict[str, Any]:
-    """Return what ``run.json`` of a run folder says.
-
-    Raises:
-        EvalError: It is missing or cannot be read.
-    """
-    path = out / SETTINGS
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise EvalError(f"{path}: cannot be read ({error}); this is no run folder that can be used") from None
-    if not isinstance(content, dict):
-        raise EvalError(f"{path}: is not a JSON object; this is no run folder that can be used")
-    return content
-
-
-def read_rows(path: Path) -> list[LiveRow]:
-    """Return the rows of a live run; a torn last line, as of a run that is being written, is left out.
-
-    Raises:
-        EvalError: A line is no row; the message names it.
-    """
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [parse_row(line, where=f"{path}:{i}", model=LiveRow) for i, line in enumerate(lines, start=1)]
-
-
-def collect(rows: Iterable[LiveRow], *, policies: Sequence[str]) -> dict[str, list[Result]]:
-    """Return the results of a live run by policy."""
-    runs: dict[str, list[Result]] = {policy: [] for policy in policies}
-    for row in rows:
-        if row.policy in runs:
-            runs[row.policy].append(row.result(_budget(row.budget)))
-    return runs
-
-
-def _budget(recorded: CubeBudget | None) -> Budget:
-    if recorded is None or recorded.kind == "natural":
-        return Budget()
-    if recorded.kind == "effort":
-        return Budget(effort=str(recorded.value))
-    return Budget(reasoning_tokens=int(recorded.value or 0))
+def _notes(result: Result, decision: Decision) -> tuple[str, ...]:
+    return (*result.notes, decision.fallback) if decision.fallback else result.notes

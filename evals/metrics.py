@@ -8,31 +8,40 @@ Definitions (n questions; several samples of one question are averaged first):
   every call, else of all output tokens (``token_basis`` says which).
 * ``lift_over_cap``: accuracy minus that of the fixed cap with the same mean tokens
   (``baselines.matched_mix``).
-* ``accurate_goodput``: share of calls that are right and done within ``slo_s``.
+* ``split``: what the budget, the classifier and the stop contributed to the saving
+  (:mod:`~budgetctl.evals.ablation`); ``curves``: AIQ, APGR and CPT (:mod:`~budgetctl.evals.curves`).
+* ``variance_questions`` and ``variance_samples``: the two parts of the variance of the accuracy, that of
+  questions and that of samples of one question, ``(Var_q + E[Var_sample] / K) / n`` (Miller 2024, arXiv
+  2411.00640, section 3.2). The larger one says whether more questions or more samples narrow the interval.
+* Times and goodput are those of :mod:`~budgetctl.evals.serving`, adherence and truncation those of
+  :mod:`~budgetctl.evals.control`.
 * Intervals are paired percentile bootstraps at 95 %; every statistic, the interpolation between caps
   included, is computed anew in every resample. Where nothing differs between two runs the interval is as
   wide as n questions without a difference allow (``stats.rule_of_three``).
-* A p95 needs 59 questions, else it is None: with fewer, not even the largest value bounds it.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from budgetctl.evals import stats
+from budgetctl.evals.ablation import Drawn, Split, matched_tokens, split, without_stop
 from budgetctl.evals.baselines import ORACLE, ORACLE_LABEL, Mix, matched_accuracy, matched_mix, oracle
-from budgetctl.evals.results import ClusterBy, Floats, Paired, Result, pair
+from budgetctl.evals.control import control, stopped
+from budgetctl.evals.curves import Curve, Point, compare_curves
+from budgetctl.evals.results import ClusterBy, Floats, Paired, Result, budgets, column, noted, pair
+from budgetctl.evals.serving import known, serving
 
 from budgetctl.errors import BudgetctlError, PairingError
 from budgetctl.policy import Cap, Full, Off, parse
 from budgetctl.stopping.presets import WITH_TRIALS
+from budgetctl.types import Budget
 
-FULL = "full"
+FULL, OFF = "full", "off"
+FULL_LABEL = "no budget: what is saved against it comes on top of the model's own adaptivity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,23 +67,41 @@ class PolicyRow:
     help: int | None = None
     mcnemar_p: float | None = None
     token_basis: str | None = None
+    variance_questions: float | None = None
+    variance_samples: float | None = None
     reasoning_tokens_mean: float | None = None
     output_tokens_mean: float | None = None
     tokens_mean: float | None = None
     token_saving: float | None = None
     token_saving_ci: stats.Interval | None = None
+    split: Mapping[str, Any] | None = None
     lift_over_cap: float | None = None
     lift_ci: stats.Interval | None = None
     matched_cap: str | None = None
+    ttft_p50_s: float | None = None
+    ttft_p90_s: float | None = None
+    ttft_p95_s: float | None = None
+    ttft_p99_s: float | None = None
     ttfo_p50_s: float | None = None
+    ttfo_p90_s: float | None = None
     ttfo_p95_s: float | None = None
+    ttfo_p99_s: float | None = None
+    ttfo_p95_ci: tuple[float | None, float | None] | None = None
     e2e_p50_s: float | None = None
+    e2e_p90_s: float | None = None
     e2e_p95_s: float | None = None
+    e2e_p99_s: float | None = None
     e2e_p95_ci: tuple[float | None, float | None] | None = None
     cost_usd_mean: float | None = None
     cost_usd_per_correct: float | None = None
+    goodput: float | None = None
     accurate_goodput: float | None = None
+    requests_per_hour: float | None = None
     empty_answers: int = 0
+    truncated: int | None = None
+    adherence: float | None = None
+    overshoot_p95: float | None = None
+    stops: Mapping[str, int] | None = None
     modelled: tuple[str, ...] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
     label: str | None = None
@@ -95,6 +122,7 @@ class Evaluation:
         clusters: Number of units that the bootstrap drew.
         slo_s: The limit behind ``accurate_goodput``.
         slo_source: Where that limit comes from.
+        curves: ``fixed`` and ``with_policies``: the whole curve in one number each.
     """
 
     policies: tuple[PolicyRow, ...]
@@ -103,6 +131,7 @@ class Evaluation:
     clusters: int
     slo_s: float | None
     slo_source: str
+    curves: Mapping[str, Curve] = field(default_factory=dict)
 
     def row(self, name: str) -> PolicyRow | None:
         """Return the row of a policy or baseline."""
@@ -126,9 +155,8 @@ def is_fixed(name: str) -> bool:
     return isinstance(policy, Full | Off | Cap) and policy.stop not in WITH_TRIALS
 
 
-def unrestricted(result: Result) -> bool:
+def unrestricted(budget: Budget) -> bool:
     """Return whether a budget left thinking as it was."""
-    budget = result.budget
     return budget.reasoning_tokens is None and budget.effort is None and budget.stop not in WITH_TRIALS
 
 
@@ -140,27 +168,32 @@ def evaluate(
     slo_s: float | None = None,
     cluster_by: ClusterBy = "question",
     resamples: int = stats.RESAMPLES,
+    reference: str = FULL,
 ) -> Evaluation:
     """Return the numbers of all policies over the same questions.
 
     Args:
-        runs: Policy name to its results. ``full`` must be among them; fixed budgets form the baseline curve.
+        runs: Policy name to its results. The reference must be among them; fixed budgets form the baseline
+            curve.
         rng: Source of the bootstrap draws.
         asked: The policies to report as such; the others are baselines. None: all.
         slo_s: Limit on the time to the end of the answer; None takes the median of full thinking.
         cluster_by: See :func:`~budgetctl.evals.results.pair`.
         resamples: Bootstrap draws.
+        reference: What the others are compared with.
 
     Raises:
-        PairingError: ``full`` is missing, or the runs cover different questions.
+        PairingError: The reference is missing, or the runs cover different questions.
     """
-    if FULL not in runs:
+    if reference not in runs:
         raise PairingError("full thinking is what everything is compared with: add the policy 'full'")
     fixed = [name for name in runs if is_fixed(name)]
-    everything = {**runs, ORACLE: oracle({name: runs[name] for name in fixed})}
+    everything = dict(runs)
+    if fixed:
+        everything[ORACLE] = oracle({name: runs[name] for name in fixed})
     paired = pair(everything, cluster_by=cluster_by)
-    table = _Table(paired, fixed=fixed, rng=rng, resamples=resamples)
-    slo, source = _slo(paired.runs[FULL], slo_s)
+    table = _Table(paired, fixed=fixed, rng=rng, resamples=resamples, reference=reference)
+    slo, source = _slo(paired.runs[reference], slo_s)
     wanted = list(runs) if asked is None else list(asked)
     rows = {name: table.row(name, slo_s=slo) for name in everything}
     return Evaluation(
@@ -170,53 +203,54 @@ def evaluate(
         clusters=int(paired.groups.max()) + 1,
         slo_s=slo,
         slo_source=source,
+        curves=table.curves([name for name in runs if name in wanted]),
     )
 
 
 def _slo(full: Sequence[Result], slo_s: float | None) -> tuple[float | None, str]:
     if slo_s is not None:
         return slo_s, "given"
-    values = _known([result.e2e_s for result in full])
+    values = known(column(full, "e2e_s"))
     return (None, "no times") if values is None else (stats.quantile(values, 0.5), "median of full thinking")
-
-
-def _known(values: Sequence[float | None]) -> list[float] | None:
-    found = [value for value in values if value is not None]
-    return found if len(found) == len(values) else None
 
 
 class _Table:
     """Per-question means of every policy, and one joint bootstrap of all of them."""
 
     def __init__(
-        self, paired: Paired, *, fixed: Sequence[str], rng: np.random.Generator, resamples: int
+        self,
+        paired: Paired,
+        *,
+        fixed: Sequence[str],
+        rng: np.random.Generator,
+        resamples: int,
+        reference: str = FULL,
     ) -> None:
-        self.paired = paired
+        self.paired, self.reference, self.rng = paired, reference, rng
         self.accuracy = {name: self._mean(rows, "correct") for name, rows in paired.runs.items()}
         self.reasoning = {name: self._mean(rows, "reasoning_tokens") for name, rows in paired.runs.items()}
-        self.output = {name: self._mean(rows, "output_tokens") for name, rows in paired.runs.items()}
         self.basis, self.tokens = self._tokens()
         self.curve = [name for name in fixed if self.tokens.get(name) is not None]
         columns: list[Floats] = []
         self._column: dict[tuple[str, str], int] = {}
         for kind, values in (("accuracy", self.accuracy), ("tokens", self.tokens)):
-            for name, column in values.items():
-                if column is not None:
+            for name, values_of in values.items():
+                if values_of is not None:
                     self._column[kind, name] = len(columns)
-                    columns.append(column)
-        self.drawn = stats.bootstrap_means(
-            np.column_stack(columns), rng=rng, groups=paired.groups, resamples=resamples
-        )
+                    columns.append(values_of)
+        self.drawn = stats.bootstrap_columns(columns, rng=rng, groups=paired.groups, resamples=resamples)
         self.units = int(paired.groups.max()) + 1
 
     def _mean(self, rows: Sequence[Result], name: str) -> Floats | None:
-        return self.paired.by_question([getattr(row, name) for row in rows])
+        return self.paired.by_question(column(rows, name))
 
     def _tokens(self) -> tuple[str | None, dict[str, Floats | None]]:
         """Choose thinking tokens where every call has them, else all output tokens, else nothing."""
-        for basis, columns in (("reasoning_tokens", self.reasoning), ("output_tokens", self.output)):
-            if all(column is not None for column in columns.values()):
-                return basis, dict(columns)
+        if all(values is not None for values in self.reasoning.values()):
+            return "reasoning_tokens", self.reasoning
+        output = {name: self._mean(rows, "output_tokens") for name, rows in self.paired.runs.items()}
+        if all(values is not None for values in output.values()):
+            return "output_tokens", output
         return None, dict.fromkeys(self.paired.runs)
 
     def _draws(self, kind: str, name: str) -> Floats:
@@ -224,11 +258,11 @@ class _Table:
 
     def row(self, name: str, *, slo_s: float | None) -> PolicyRow:
         """Return every number of one policy."""
-        results, full = self.paired.runs[name], self.paired.runs[FULL]
+        results, full = self.paired.runs[name], self.paired.runs[self.reference]
         accuracy = _average(self.accuracy[name])
         assert accuracy is not None
-        counts = stats.harm_help([r.correct for r in full], [r.correct for r in results])
-        compared = name != FULL
+        counts = stats.harm_help(column(full, "correct"), column(results, "correct"))
+        compared = name != self.reference
         delta, delta_ci, delta_se = self._delta(name) if compared else (None, None, None)
         saving, saving_ci = self._saving(name) if compared else (None, None)
         mix, lift, lift_ci = self._lift(name)
@@ -246,18 +280,21 @@ class _Table:
             mcnemar_p=counts.p_value if compared else None,
             token_basis=self.basis,
             reasoning_tokens_mean=_average(self.reasoning[name]),
-            output_tokens_mean=_average(self.output[name]),
+            output_tokens_mean=_average(self._mean(results, "output_tokens")),
             tokens_mean=_average(self.tokens[name]),
             token_saving=saving,
             token_saving_ci=saving_ci,
+            split=None if (parts := self._split(name)) is None else parts.as_json(),
             lift_over_cap=lift,
             lift_ci=lift_ci,
             matched_cap=None if mix is None else str(mix),
-            **self._times(results, slo_s=slo_s),
+            **serving(results, questions=len(self.paired.questions), slo_s=slo_s),
+            **control(results),
             **self._costs(results),
-            empty_answers=sum(not r.answered for r in results),
-            notes=dict(Counter(note for r in results for note in r.notes)),
-            label=ORACLE_LABEL if name == ORACLE else None,
+            **self._variance(results),
+            empty_answers=len(results) - int(column(results, "answered").sum()),
+            notes=noted(results),
+            label={ORACLE: ORACLE_LABEL, FULL: FULL_LABEL}.get(name),
         )
 
     def _accuracy_ci(self, name: str, point: float) -> stats.Interval:
@@ -265,14 +302,18 @@ class _Table:
         return max(low, 0.0), high
 
     def _delta(self, name: str) -> tuple[float, stats.Interval, float | None]:
-        ours, full = self.accuracy[name], self.accuracy[FULL]
+        ours, full = self.accuracy[name], self.accuracy[self.reference]
         assert ours is not None
         assert full is not None
         difference = ours - full
         point = float(difference.mean())
-        draws = self._draws("accuracy", name) - self._draws("accuracy", FULL)
-        limits = stats.difference_interval(draws, point=point, n=self.units)
-        if not difference.any() and all(unrestricted(r) for r in self.paired.runs[name]):
+        draws = self._draws("accuracy", name) - self._draws("accuracy", self.reference)
+        limits = stats.paired_interval(draws, point=point, n=self.units, rng=self.rng)
+        if (
+            self.reference == FULL
+            and not difference.any()
+            and all(map(unrestricted, budgets(self.paired.runs[name])))
+        ):
             limits = (0.0, 0.0)  # the very same calls: there is nothing to be uncertain about
         return (
             point,
@@ -281,10 +322,10 @@ class _Table:
         )
 
     def _saving(self, name: str) -> tuple[float | None, stats.Interval | None]:
-        ours, full = self.tokens[name], self.tokens[FULL]
+        ours, full = self.tokens[name], self.tokens[self.reference]
         if ours is None or full is None or not full.sum():
             return None, None
-        whole = self._draws("tokens", FULL)
+        whole = self._draws("tokens", self.reference)
         if not whole.all():
             return 1 - float(ours.sum() / full.sum()), None
         return 1 - float(ours.sum() / full.sum()), stats.interval(1 - self._draws("tokens", name) / whole)
@@ -313,42 +354,76 @@ class _Table:
         draws = self._draws("accuracy", name) - matched
         return mix, lift, stats.difference_interval(draws, point=lift, n=self.units)
 
-    def _times(self, results: Sequence[Result], *, slo_s: float | None) -> dict[str, Any]:
-        enough = len(self.paired.questions) >= stats.minimum_n(0.95)
-        # No answer ever came: later than any other, not left out.
-        ttfo = _known([math.inf if not r.answered else r.ttfo_s for r in results])
-        e2e = _known([r.e2e_s for r in results])
-        modelled = {mark for r in results for mark in r.modelled}
-        fields = [
-            *(f"ttfo_{p}_s" for p in ("p50", "p95") if "ttfo_s" in modelled),
-            *(f"e2e_{p}_s" for p in ("p50", "p95") if "e2e_s" in modelled),
-            *(["accurate_goodput"] if "e2e_s" in modelled else []),
-        ]
-        return {
-            "ttfo_p50_s": _quantile(ttfo, 0.5),
-            "ttfo_p95_s": _quantile(ttfo, 0.95) if enough else None,
-            "e2e_p50_s": _quantile(e2e, 0.5),
-            "e2e_p95_s": _quantile(e2e, 0.95) if enough else None,
-            "e2e_p95_ci": stats.quantile_interval(e2e, 0.95) if enough and e2e is not None else None,
-            "accurate_goodput": None
-            if slo_s is None or e2e is None
-            else sum(r.correct and t <= slo_s for r, t in zip(results, e2e, strict=True)) / len(results),
-            "modelled": tuple(fields),
-        }
+    def _split(self, name: str) -> Split | None:
+        """Split a saving where everything that it takes was run: fixed budgets, and no stop preset."""
+        bare = name if name in self.curve else self._bare(name)
+        whole = self._drawn_tokens(self.reference)
+        if name in (ORACLE, self.reference) or bare is None or whole is None or len(self.curve) < 2:
+            return None
+        policy, plain = self._drawn_tokens(name), self._drawn_tokens(bare)
+        if policy is None or plain is None or not whole[1].all():
+            return None
+        # A fixed budget is its own cap.
+        cap = plain if bare in self.curve else self._as_accurate(bare)
+        return split(full=whole, cap=cap, plain=plain, policy=policy)
+
+    def _drawn_tokens(self, name: str) -> Drawn | None:
+        tokens = self.tokens[name]
+        return None if tokens is None else (float(tokens.mean()), self._draws("tokens", name))
+
+    def _as_accurate(self, name: str) -> Drawn:
+        """Return the tokens of the fixed budgets that are as accurate as a policy."""
+        tokens, accuracy = (
+            np.column_stack([self._draws(kind, other) for other in self.curve])
+            for kind in ("tokens", "accuracy")
+        )
+        points = [self._point(other) for other in self.curve]
+        point = matched_tokens([t for t, _ in points], [a for _, a in points], self._point(name)[1])
+        return float(point[0]), matched_tokens(tokens, accuracy, self._draws("accuracy", name))
+
+    def _point(self, name: str) -> Point:
+        """Return mean tokens and accuracy of a policy whose tokens are known."""
+        tokens, accuracy = _average(self.tokens[name]), _average(self.accuracy[name])
+        assert tokens is not None
+        assert accuracy is not None
+        return tokens, accuracy
+
+    def _bare(self, name: str) -> str | None:
+        """Return the run of the same policy without its stop preset: itself where that ended no thought."""
+        if not stopped(self.paired.runs[name]):
+            return name
+        try:
+            bare = without_stop(name)
+        except BudgetctlError:
+            return None
+        return bare if self.tokens.get(bare) is not None else None
+
+    def curves(self, policies: Sequence[str]) -> dict[str, Curve]:
+        """Return the curve scalars of the fixed budgets, and of these with the policies."""
+        if FULL not in self.curve or len(self.curve) < 2:
+            return {}
+        gap_se = None
+        if OFF in self.curve:
+            gap = np.asarray(self.accuracy[FULL]) - np.asarray(self.accuracy[OFF])
+            gap_se = stats.paired_se(gap, groups=self.paired.groups)
+        more = [name for name in policies if name not in self.curve and self.tokens[name] is not None]
+        return compare_curves(
+            {name: self._point(name) for name in self.curve},
+            {name: self._point(name) for name in more},
+            gap_se=gap_se,
+        )
+
+    def _variance(self, results: Sequence[Result]) -> dict[str, Any]:
+        parts = stats.variance_parts(column(results, "correct"), self.paired.index)
+        return {} if parts is None else {"variance_questions": parts[0], "variance_samples": parts[1]}
 
     def _costs(self, results: Sequence[Result]) -> dict[str, Any]:
-        costs = _known([r.cost_usd for r in results])
-        right = sum(r.correct for r in results)
+        costs, right = known(column(results, "cost_usd")), column(results, "correct").sum()
         return {
-            "cost_usd_mean": None if costs is None else sum(costs) / len(costs),
-            "cost_usd_per_correct": None if costs is None or not right else sum(costs) / right,
+            "cost_usd_mean": None if costs is None else float(costs.mean()),
+            "cost_usd_per_correct": None if costs is None or not right else float(costs.sum() / right),
         }
 
 
 def _average(column: Floats | None) -> float | None:
     return None if column is None else float(column.mean())
-
-
-def _quantile(values: Sequence[float] | None, q: float) -> float | None:
-    value = None if values is None else stats.quantile(values, q)
-    return value if value is not None and math.isfinite(value) else None

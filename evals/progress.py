@@ -13,7 +13,7 @@ EVERY_S = 30.0
 
 
 class Progress:
-    """Counts finished questions and says how long the rest will take.
+    """Counts finished calls and says how long the rest will take and what was spent.
 
     Args:
         total: How many there are.
@@ -39,29 +39,29 @@ class Progress:
         if self._stream.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=title, unit="q", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=title, unit="call", file=self._stream, dynamic_ncols=True)
 
-    def advance(self, n: int, policy: str | None = None) -> None:
-        """Count ``n`` more finished questions; those without a policy were finished in an earlier run."""
+    def advance(self, n: int, policy: str | None = None, *, spent: object = "") -> None:
+        """Count ``n`` more finished calls; those without a policy were finished in an earlier run."""
         self._done += n
         if policy is None:
             self._before += n
+        shown = ", ".join(part for part in (policy, str(spent)) if part)
         if self._bar is not None:
             if policy is None:
                 self._bar.initial = n
-            else:
-                self._bar.set_postfix_str(policy, refresh=False)
+            self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(n)
             return
         now = self._clock()
         if now - self._said >= EVERY_S or self._done == self._total:
             self._said = now
-            print(self._line(now, policy), file=self._stream, flush=True)
+            print(self._line(now, shown), file=self._stream, flush=True)
 
-    def _line(self, now: float, policy: str | None) -> str:
+    def _line(self, now: float, shown: str) -> str:
         fresh, left = self._done - self._before, self._total - self._done
         eta = f", about {(now - self._started) / fresh * left:.0f} s left" if fresh and left else ""
-        return f"{self._title}: {self._done}/{self._total} questions{f' ({policy})' if policy else ''}{eta}"
+        return f"{self._title}: {self._done}/{self._total} calls{f' ({shown})' if shown else ''}{eta}"
 
     def __enter__(self) -> Self:
         return self

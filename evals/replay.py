@@ -15,19 +15,23 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from budgetctl.evals.cube import CubeRow
-from budgetctl.evals.results import Result
-from budgetctl.evals.stops import EVERY, watch
+import numpy as np
+from budgetctl.evals.columns import Flags, Ints
+from budgetctl.evals.recording import Recording, length
+from budgetctl.evals.replayed import Given, Replayed
+from budgetctl.evals.stops import EVERY, points, watch
 
 from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import EvalError
-from budgetctl.policy import Policy
-from budgetctl.stopping.presets import Preset
-from budgetctl.types import Budget, Limits, ModelFacts, Pace, Query, StopReason
+from budgetctl.policy import Cap, Certified, Deadline, Effort, Full, Off, Policy
+from budgetctl.stopping.presets import WITH_TRIALS, Preset
+from budgetctl.types import Limits, ModelFacts, Pace, Query
+
+__all__ = ["SPEED_PROFILES", "FactsOf", "Recording", "no_facts", "replay", "speed_profile"]
 
 SPEED_PROFILES: Mapping[str, Pace] = {
     "nominal": Pace(ttft_s=0.5, s_per_token=0.02),
@@ -36,11 +40,10 @@ SPEED_PROFILES: Mapping[str, Pace] = {
 }
 """Assumed speeds, not measurements: 50, 200 and 10 tokens a second."""
 
-PESSIMISTIC = "uncoupled trace cut by the cap: counted as unanswered (pessimistic)"
-
-UNRECORDED = "not recorded before the end, so the stop preset could not act on it"
-
 FactsOf = Callable[[str], ModelFacts]
+
+_BLIND_TO_QUERIES = (Full, Off, Cap, Deadline, Effort)
+"""Policies that give all queries the same budget, as long as model and pace are the same."""
 
 
 def speed_profile(text: str) -> Pace:
@@ -63,252 +66,6 @@ def speed_profile(text: str) -> Pace:
     return Pace(ttft_s=ttft, s_per_token=per_token)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
-    """Everything recorded for one question, model and sample.
-
-    Attributes:
-        natural: The row in which the model stopped thinking by itself.
-        off: The row without thinking, if there is one.
-        coupled: Rows of prefixes of the natural trace, shortest first.
-        efforts: Effort level to its row.
-    """
-
-    natural: CubeRow
-    off: CubeRow | None = None
-    coupled: tuple[CubeRow, ...] = ()
-    efforts: Mapping[str, CubeRow] = field(default_factory=dict)
-
-    @property
-    def query(self) -> Query | None:
-        """The call as a classifier would have seen it; None where the text was not recorded."""
-        text = self.natural.question
-        return None if text is None else Query.from_text(text, model=self.natural.model)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
-    """Traces that can be replayed, and what had to be left out.
-
-    Attributes:
-        traces: One per question, model and sample.
-        left_out: Reason to the number of traces (or rows) that it left out.
-    """
-
-    traces: tuple[Trace, ...]
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, rows: Iterable[CubeRow]) -> Recording:
-        """Group the rows of one or more cubes. Of rows that record the same thing the first stands.
-
-        Raises:
-            EvalError: There is no natural row, so nothing to compare with.
-        """
-        groups: dict[tuple[str, str], dict[int, list[CubeRow]]] = {}
-        reasons: Counter[str] = Counter()
-        seen: set[Hashable] = set()
-        for row in rows:
-            if row.budget is None:
-                reasons["rows whose budget is not recorded"] += 1
-                continue
-            key = (row.question_key, row.model, row.sample, row.budget.kind, row.budget.value, row.coupled)
-            if key in seen:
-                reasons["rows that repeat an earlier one's question, model, sample and budget"] += 1
-                continue
-            seen.add(key)
-            groups.setdefault((row.question_key, row.model), {}).setdefault(row.sample, []).append(row)
-        traces: list[Trace] = []
-        for samples in groups.values():
-            found = _traces(samples)
-            traces += found
-            reasons["samples without a natural row"] += len(samples) - len(found)
-        if not traces:
-            raise EvalError(
-                "nothing to replay: no row with budget kind 'natural', so there is no full thinking to "
-                f"compare with ({_count(reasons) or 'no rows at all'})"
-            )
-        return cls(traces=tuple(traces), left_out={reason: n for reason, n in reasons.items() if n})
-
-    @property
-    def has_off(self) -> bool:
-        """Whether every trace can be replayed without thinking."""
-        return all(trace.off is not None for trace in self.traces)
-
-
-def _count(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
-
-
-def _traces(samples: Mapping[int, Sequence[CubeRow]]) -> list[Trace]:
-    """Return the traces of one question and model. A sample without an off row borrows another sample's."""
-    offs = {n: row for n in sorted(samples) if (row := _only(samples[n], kind="off")) is not None}
-    traces = []
-    for n in sorted(samples):
-        rows = samples[n]
-        natural = _only(rows, kind="natural")
-        if natural is None:
-            continue
-        coupled = _prefixes(rows)
-        off = offs.get(n) or next((row for row in coupled if row.reasoning_tokens == 0), None)
-        traces.append(
-            Trace(
-                natural=natural,
-                off=off or next(iter(offs.values()), None),
-                coupled=coupled,
-                efforts={str(r.budget.value): r for r in rows if r.budget and r.budget.kind == "effort"},
-            )
-        )
-    return traces
-
-
-def _only(rows: Sequence[CubeRow], *, kind: str) -> CubeRow | None:
-    return next((row for row in rows if row.budget is not None and row.budget.kind == kind), None)
-
-
-def _prefixes(rows: Sequence[CubeRow]) -> tuple[CubeRow, ...]:
-    """Return the coupled capped rows, shortest first; of equally long ones the larger cap last."""
-    capped = [
-        (row.reasoning_tokens, int(row.budget.value or 0), row)
-        for row in rows
-        if row.coupled and row.budget is not None and row.budget.kind == "tokens"
-        if row.reasoning_tokens is not None
-    ]
-    return tuple(row for *_, row in sorted(capped, key=lambda item: item[:2]))
-
-
-def play(trace: Trace, budget: Budget, *, pace: Pace) -> Result:
-    """Return what one recorded call comes to under a budget.
-
-    Raises:
-        EvalError: The recording cannot say, as for an effort level that was not recorded.
-    """
-    row = trace.natural
-    if budget.effort is not None:
-        if budget.effort not in trace.efforts:
-            known = ", ".join(sorted(trace.efforts)) or "none"
-            raise EvalError(
-                f"{row.question_key}: effort {budget.effort!r} was not recorded for {row.model!r} "
-                f"(recorded: {known})"
-            )
-        row = trace.efforts[budget.effort]
-    cap = budget.reasoning_tokens
-    if cap == 0:
-        if trace.off is None:
-            raise EvalError(
-                f"{row.question_key}: no answer without thinking was recorded for {row.model!r}, so 'off' "
-                "cannot be replayed"
-            )
-        return _result(trace.off, budget, pace=pace)
-    length = row.output_tokens if row.reasoning_tokens is None else row.reasoning_tokens
-    if cap is None or (length is not None and length <= cap):
-        return _result(row, budget, pace=pace)
-    # Coupled rows are prefixes of the natural trace only; they say nothing about a trace at another effort.
-    prefixes = () if budget.effort is not None else trace.coupled
-    cut = [r for r in prefixes if r.reasoning_tokens is not None and r.reasoning_tokens <= cap]
-    if cut:
-        return _result(cut[-1], budget, pace=pace)
-    if length is None:
-        raise EvalError(f"{row.question_key}: no length of the trace was recorded, so no cap can be replayed")
-    return Result(
-        question_id=row.question_key,
-        cluster=row.cluster,
-        model=row.model,
-        sample=trace.natural.sample,
-        correct=False,
-        answered=False,
-        reasoning_tokens=None if row.reasoning_tokens is None else cap,
-        output_tokens=cap,
-        e2e_s=pace.seconds(cap),
-        budget=budget,
-        modelled=("e2e_s",),
-        notes=(PESSIMISTIC,),
-    )
-
-
-def _result(row: CubeRow, budget: Budget, *, pace: Pace) -> Result:
-    off = row.budget is not None and row.budget.kind == "off"
-    reasoning = 0 if off and row.reasoning_tokens is None else row.reasoning_tokens
-    modelled: list[str] = []
-    ttfo, e2e = row.ttfo_s, row.e2e_s
-    if ttfo is None and reasoning is not None:
-        ttfo = pace.seconds(reasoning)
-        modelled.append("ttfo_s")
-    total = reasoning if row.output_tokens is None else row.output_tokens
-    if e2e is None and total is not None:
-        e2e = pace.seconds(total)
-        modelled.append("e2e_s")
-    return Result(
-        question_id=row.question_key,
-        cluster=row.cluster,
-        model=row.model,
-        sample=row.sample,
-        correct=row.correct,
-        answer=None if row.answer is None else str(row.answer),
-        reasoning_tokens=reasoning,
-        output_tokens=row.output_tokens,
-        ttfo_s=ttfo,
-        e2e_s=e2e,
-        cost_usd=row.cost_usd,
-        budget=budget,
-        modelled=tuple(modelled),
-    )
-
-
-def stopped(
-    trace: Trace,
-    result: Result,
-    *,
-    pace: Pace,
-    presets: Mapping[str, Preset] | None = None,
-    every: int = EVERY,
-) -> Result:
-    """Return what is left of a result when its budget's stop preset may end the thinking before.
-
-    Args:
-        trace: What was recorded.
-        result: What the call comes to without the preset.
-        pace: The speed profile.
-        presets: As for :func:`replay`.
-        every: As for :func:`replay`.
-    """
-    if result.reasoning_tokens is None:
-        return result
-    stop = watch(points(trace, result), result, pace=pace, presets=presets, every=every)
-    if stop is None:
-        return result
-    if stop.row is not None and stop.evidence is not None:
-        result = cut(stop.row, result, stop=stop.evidence.reason, pace=pace)
-    elif stop.missing and result.reasoning_tokens and result.budget.effort is None:
-        result = replace(result, notes=(*result.notes, f"{UNRECORDED}: {', '.join(sorted(stop.missing))}"))
-    return _with_trials(result, stop.probe_tokens, pace=pace) if stop.probe_tokens else result
-
-
-def points(trace: Trace, result: Result) -> list[tuple[int, CubeRow]]:
-    """Return (tokens, row) of the recorded points before the end of the thinking of ``result``."""
-    if result.budget.effort is not None or result.budget.off:
-        return []  # they are points of the natural trace
-    end = result.reasoning_tokens or 0
-    return [(at, row) for row in trace.coupled if (at := row.reasoning_tokens) and at < end]
-
-
-def cut(row: CubeRow, result: Result, *, stop: StopReason, pace: Pace) -> Result:
-    """Return what ``result`` comes to when its thinking ends at a recorded point."""
-    return replace(_result(row, result.budget, pace=pace), sample=result.sample, stop=str(stop))
-
-
-def _with_trials(result: Result, spent: int, *, pace: Pace) -> Result:
-    """Charge a result for its trials: their tokens, and their time where that is modelled anyway."""
-    late = {name: getattr(result, name) + spent * pace.s_per_token for name in result.modelled}
-    return replace(
-        result,
-        reasoning_tokens=None if result.reasoning_tokens is None else result.reasoning_tokens + spent,
-        output_tokens=None if result.output_tokens is None else result.output_tokens + spent,
-        probe_tokens=spent,
-        **late,
-    )
-
-
 def no_facts(model: str) -> ModelFacts:
     """Say that nothing is known of any model."""
     return ModelFacts()
@@ -324,12 +81,14 @@ def replay(
     limits: Limits | None = None,
     presets: Mapping[str, Preset] | None = None,
     every: int = EVERY,
-) -> list[Result]:
+) -> Replayed:
     """Return one result per trace under a policy, decided by the controller that live calls use.
+
+    Calls that look the same to a policy (text, model, what the model can do) are decided once.
 
     Args:
         recording: What was recorded.
-        policy: A policy or its string.
+        policy: A policy or its string. A certificate is taken to be at its own endpoint and sampling.
         pace: The speed profile: what a deadline is measured with, and what models missing times.
         classifier: Estimates from the question's text; a trace without text gets no estimate.
         facts_of: Model name to what a live run would know of that model. That thinking can be capped, and
@@ -347,18 +106,113 @@ def replay(
     if sighted.policy.needs_estimate:
         sighted.classifier()  # a live call falls back when it is broken; a measurement of that means nothing
     blind = Controller(policy, classifier=None, limits=limits)
-    results = []
-    for trace in recording.traces:
-        controller = blind if trace.query is None else sighted
-        decision = controller.decide(
-            trace.query or Query.from_text("", model=trace.natural.model),
-            facts=replace(facts_of(trace.natural.model), can_cap=True, can_switch_off=trace.off is not None),
-            pace=pace,
+    assumed: dict[str, Any] = {}
+    if isinstance(sighted.policy, Certified):  # a recording does not say where its calls went
+        binds = sighted.policy.certificate.binds
+        assumed = {"endpoint": binds.endpoint, "params": binds.sampling}
+    situation = _situations(recording, sighted.policy)
+    _, firsts, which = np.unique(situation, return_index=True, return_inverse=True)
+    given = Given()
+    for trace in firsts.tolist():
+        query, name = recording.query(trace), recording.model(trace)
+        facts = replace(facts_of(name), can_cap=True, can_switch_off=bool(recording.off[trace] >= 0))
+        decision = (blind if query is None else sighted).decide(
+            query or Query.from_text("", model=name), facts=facts, pace=pace, **assumed
         )
-        result = stopped(
-            trace, play(trace, decision.budget, pace=pace), pace=pace, presets=presets, every=every
+        given.add(decision)
+    played = play(recording, given, which, pace=pace)
+    stop_early(played, presets=presets, every=every)
+    return played
+
+
+def _situations(recording: Recording, policy: Policy) -> Ints:
+    """Return a number for each trace; traces of the same number are the same to a policy."""
+    rows, at = recording.rows, recording.natural
+    text = np.where(isinstance(policy, _BLIND_TO_QUERIES), np.sign(rows.text[at]), rows.text[at])
+    situation = (text.astype(np.int64) + 1) * len(rows.models) + rows.model[at]
+    return np.asarray(2 * situation + (recording.off >= 0), dtype=np.int64)
+
+
+def play(recording: Recording, given: Given, which: Ints, *, pace: Pace) -> Replayed:
+    """Return what the recorded calls come to under budgets, before any stop preset.
+
+    Args:
+        recording: What was recorded.
+        given: Decisions.
+        which: For every trace the number of its decision.
+        pace: The speed profile.
+
+    Raises:
+        EvalError: The recording cannot say, as for an effort level that was not recorded.
+    """
+    budgets = given.budgets
+    caps = np.array([math.nan if b.reasoning_tokens is None else b.reasoning_tokens for b in budgets])[which]
+    row, with_effort = recording.natural.copy(), np.zeros(len(recording), dtype=np.bool_)
+    for level in sorted({b.effort for b in budgets if b.effort is not None}):
+        asked = np.array([b.effort == level for b in budgets])[which]
+        found = recording.effort(level)
+        _refuse(asked & (found < 0), recording, f"effort {level!r} was not recorded", efforts=True)
+        row, with_effort = np.where(asked, found, row), with_effort | asked
+    off = caps == 0
+    _refuse(off & (recording.off < 0), recording, "no answer without thinking was recorded", then="'off'")
+    tokens = length(recording.rows, row)
+    short = ~off & ~np.isnan(caps) & ~(tokens <= caps)
+    # Prefixes are those of the natural trace; they say nothing about a trace at another effort.
+    prefix = np.where(short & ~with_effort, recording.prefix(caps), -1)
+    cut = short & (prefix < 0)
+    _refuse(cut & np.isnan(tokens), recording, "no length of the trace was recorded", then="a cap")
+    row = np.where(off, recording.off, np.where(prefix >= 0, prefix, row))
+    return Replayed(recording=recording, given=given, which=which, row=row, cut=cut, pace=pace)
+
+
+def _refuse(
+    where: Flags,
+    recording: Recording,
+    what: str,
+    *,
+    then: str = "",
+    efforts: bool = False,
+) -> None:
+    if not where.any():
+        return
+    trace = int(np.argmax(where))
+    more = f", so {then} cannot be replayed"
+    if efforts:
+        more = f" (recorded: {', '.join(recording.efforts(trace)) or 'none'})"
+    question = recording.rows.questions[int(recording.rows.question[recording.natural[trace]])]
+    raise EvalError(f"{question}: {what} for {recording.model(trace)!r}{more}")
+
+
+def stop_early(played: Replayed, *, presets: Mapping[str, Preset] | None = None, every: int = EVERY) -> None:
+    """Let the stop presets of the budgets end the thinking of results before its end.
+
+    Args:
+        played: Results; changed in place.
+        presets: As for :func:`replay`.
+        every: As for :func:`replay`.
+    """
+    recording, budgets = played.recording, played.given.budgets
+    ends = played.column("reasoning_tokens")
+    asked = np.array([b.stop in WITH_TRIALS and not b.off for b in budgets])[played.which] & ~np.isnan(ends)
+    for b in {b.stop: b for b in budgets}.values():
+        watch([], budget=b, pace=played.pace, presets=presets)  # refuses bad presets
+    natural = np.array([b.effort is None for b in budgets])[played.which]
+    traces, rows = recording.points(np.where(asked & natural, ends, -1.0))
+    seen = points(recording.rows, rows)
+    starts = np.searchsorted(traces, np.arange(len(recording) + 1))
+    for trace in np.flatnonzero(asked).tolist():
+        stop = watch(
+            seen[starts[trace] : starts[trace + 1]],
+            budget=budgets[played.which[trace]],
+            pace=played.pace,
+            presets=presets,
+            every=every,
         )
-        notes = result.notes if decision.fallback is None else (*result.notes, decision.fallback)
-        # An off row may be borrowed from another sample; it still stands for this one.
-        results.append(replace(result, sample=trace.natural.sample, notes=notes))
-    return results
+        if stop is None:
+            continue
+        if stop.row is not None and stop.evidence is not None:
+            played.end_at(trace, stop.row, reason=stop.evidence.reason)
+        elif stop.missing and ends[trace] and natural[trace]:
+            played.miss(trace, stop.missing)
+        if stop.probe_tokens:
+            played.probe(trace, stop.probe_tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from budgetctl.evals.results import Floats
@@ -15,7 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 RESAMPLES = 2000
+POWER = 0.8
+MOST_NEEDED = 1_000_000
+"""What is said where the data cannot tell: no practical number of questions would do."""
+MOST_UNITS = 10_000
+"""Rows or groups that are drawn one by one; where there are more, this many random bundles of them are drawn,
+whose means vary as much (random groups, Wolter 2007, chapter 2)."""
 _CHUNK_CELLS = 4_000_000
+_EXACT = 1000
+"""Trials up to which binomial sums are taken in whole numbers."""
 
 Interval = tuple[float, float]
 
@@ -29,11 +38,28 @@ def bootstrap_means(
 ) -> Floats:
     """Resample rows (or whole groups of rows) and return the mean of every column in each resample.
 
+    Args:
+        values: Shape (n, columns): one row per question.
+        rng: As for :func:`bootstrap_columns`, as is all else.
+    """
+    table = np.atleast_2d(np.asarray(values, dtype=float))
+    return bootstrap_columns(list(table.T), rng=rng, groups=groups, resamples=resamples)
+
+
+def bootstrap_columns(
+    columns: Sequence[Floats],
+    *,
+    rng: np.random.Generator,
+    groups: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+) -> Floats:
+    """Resample rows (or whole groups of rows) and return the mean of every column in each resample.
+
     All columns are resampled together, so any function of them (a difference, a ratio, an interpolation) has
     its paired bootstrap distribution in the rows of the result.
 
     Args:
-        values: Shape (n, columns): one row per question.
+        columns: One array of shape (n,) per quantity, one value per question.
         rng: Source of the draws.
         groups: Shape (n,): integers from 0; rows of a group are drawn together. None: every row by itself.
         resamples: How many.
@@ -41,14 +67,14 @@ def bootstrap_means(
     Returns:
         Shape (resamples, columns).
     """
-    table = np.atleast_2d(np.asarray(values, dtype=float))
-    ids = np.arange(len(table)) if groups is None else np.asarray(groups, dtype=np.intp)
+    ids = np.arange(len(columns[0])) if groups is None else np.asarray(groups, dtype=np.intp)
     count = int(ids.max()) + 1
-    sums = np.zeros((count, table.shape[1]))
-    np.add.at(sums, ids, table)
+    if count > MOST_UNITS:
+        ids, count = rng.permutation(count)[ids] % MOST_UNITS, MOST_UNITS
+    sums = np.column_stack([np.bincount(ids, weights=c, minlength=count) for c in columns])
     sizes = np.bincount(ids, minlength=count).astype(float)
     step = max(1, min(resamples, _CHUNK_CELLS // count))
-    means = np.empty((resamples, table.shape[1]))
+    means = np.empty((resamples, len(columns)))
     for start in range(0, resamples, step):
         stop = min(start + step, resamples)
         draws = rng.multinomial(count, np.full(count, 1 / count), size=stop - start).astype(float)
@@ -87,6 +113,68 @@ def difference_interval(samples: ArrayLike, *, point: float, n: int, level: floa
     return max(-1.0, point - slack), min(1.0, point + slack)
 
 
+def paired_interval(
+    samples: ArrayLike, *, point: float, n: int, rng: np.random.Generator, level: float = LEVEL
+) -> Interval:
+    """Return the interval of a difference between two policies, safe where few units differ.
+
+    A resample of k events counts about Poisson(k) of them, while k events do not exclude a rate of
+    Poisson(k + 1) (Garwood 1936, Biometrika 28): with one unit better and none worse the percentile bootstrap
+    would rule out every loss. So each resample counts Poisson(1) losses and Poisson(1) gains that were not
+    seen. Where no unit differs the interval is as wide as ``n`` units without a difference allow
+    (:func:`rule_of_three`).
+
+    Args:
+        samples: Bootstrap samples of the difference.
+        point: The difference itself.
+        n: Number of independent units (questions, or clusters).
+        rng: Source of the draws.
+        level: Coverage.
+    """
+    drawn = np.asarray(samples, dtype=float)
+    low, high = interval(drawn + (rng.poisson(1, drawn.shape) - rng.poisson(1, drawn.shape)) / n, level=level)
+    if not np.ptp(drawn):
+        slack = rule_of_three(n, level=level)
+        low, high = min(low, point - slack), max(high, point + slack)
+    return max(-1.0, low), min(1.0, high)
+
+
+def units_without_a_difference(margin: float, *, level: float = LEVEL) -> int:
+    """Return the least number of units that rule out a loss of ``margin`` where not one of them differs.
+
+    Raises:
+        ValueError: ``margin`` is not between 0 and 1.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"a margin lies between 0 and 1, seen {margin}")
+    return math.floor(math.log((1 - level) / 2) / math.log1p(-margin)) + 1
+
+
+def units_needed(*, se: float | None, n: int, point: float, margin: float, power: float = POWER) -> int:
+    """Return how many units would settle whether a difference as it was seen stays above ``-margin``.
+
+    ``((z_level + z_power) * sd / distance)^2`` (Miller 2024, arXiv 2411.00640, section 5): the distance is
+    that from ``-margin`` where the difference lies above it (a gain counts as none: it may be luck), and that
+    from 0, for a loss to be shown, where it does not.
+
+    Args:
+        se: Standard error of the difference over ``n`` units; None is unknown.
+        n: Units so far.
+        point: The difference.
+        margin: The loss that passes.
+        power: Probability that so many units settle it.
+    """
+    fewest = units_without_a_difference(margin) if margin > 0 else MOST_NEEDED
+    if not se:
+        return fewest
+    seen = min(point, 0.0)
+    distance = seen + margin if seen > -margin else -seen
+    if distance <= 0:
+        return MOST_NEEDED
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(power)
+    return min(MOST_NEEDED, max(fewest, math.ceil((z * se / distance) ** 2 * n)))
+
+
 def paired_se(differences: ArrayLike, *, groups: ArrayLike | None = None) -> float | None:
     """Return the standard error of a mean of paired differences, clustered.
 
@@ -98,11 +186,33 @@ def paired_se(differences: ArrayLike, *, groups: ArrayLike | None = None) -> flo
     """
     d = np.asarray(differences, dtype=float)
     ids = np.arange(len(d)) if groups is None else np.asarray(groups, dtype=np.intp)
-    count = len(np.unique(ids))
+    count = np.count_nonzero(np.bincount(ids))
     if count < 2:
         return None
     sums = np.bincount(ids, weights=d - d.mean())
     return math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(d)
+
+
+def variance_parts(values: ArrayLike, questions: ArrayLike) -> tuple[float, float] | None:
+    """Return the variance of a mean over questions in two parts: that of questions and that of samples.
+
+    ``(Var_q + E[Var_sample] / K) / n`` (Miller 2024, arXiv 2411.00640, section 3.2).
+
+    Args:
+        values: One per call, 0 or 1.
+        questions: For every call the number of its question.
+
+    Returns:
+        None with fewer than two questions or samples, or where questions differ in their samples.
+    """
+    index = np.asarray(questions, dtype=np.intp)
+    counts = np.bincount(index)
+    k, n = int(counts[0]), len(counts)
+    if n < 2 or k < 2 or (counts != k).any():
+        return None
+    means = np.bincount(index, weights=np.asarray(values, dtype=float)) / k
+    within = float(np.mean(means * (1 - means) * k / (k - 1)))
+    return max(0.0, float(means.var(ddof=1)) - within / k) / n, within / k / n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,18 +235,22 @@ class HarmHelp:
     def p_value(self) -> float:
         """Exact two-sided McNemar p-value of harm and help being equally likely; 1 without either."""
         n, k = self.harm + self.help, min(self.harm, self.help)
+        if n > _EXACT:
+            return min(1.0, 2 * float(_binomial_cdf(n, 0.5)[k]))
         tail = sum(math.comb(n, i) for i in range(k + 1))
         return min(1.0, 2 * float(tail / 2**n))
 
 
-def harm_help(full: Sequence[bool], policy: Sequence[bool]) -> HarmHelp:
+def harm_help(full: ArrayLike, policy: ArrayLike) -> HarmHelp:
     """Count the paired outcomes of two runs over the same calls, in the same order."""
-    pairs = list(zip(full, policy, strict=True))
+    f, p = np.asarray(full, dtype=bool), np.asarray(policy, dtype=bool)
+    if f.shape != p.shape:
+        raise ValueError(f"runs of {len(f)} and {len(p)} calls cannot be paired")
     return HarmHelp(
-        harm=sum(f and not p for f, p in pairs),
-        help=sum(p and not f for f, p in pairs),
-        both_right=sum(f and p for f, p in pairs),
-        both_wrong=sum(not f and not p for f, p in pairs),
+        harm=int((f & ~p).sum()),
+        help=int((p & ~f).sum()),
+        both_right=int((f & p).sum()),
+        both_wrong=int((~f & ~p).sum()),
     )
 
 
@@ -171,12 +285,20 @@ def quantile_interval(
         return None, None
     below = _binomial_cdf(n, q)
     alpha = (1 - level) / 2
-    lower = [r for r in range(1, n + 1) if below[r - 1] <= alpha]
-    upper = [r for r in range(1, n + 1) if 1 - below[r - 1] <= alpha]
+    lower = np.flatnonzero(below[:-1] <= alpha)
+    upper = np.flatnonzero(1 - below[:-1] <= alpha)
     return (
-        float(ordered[lower[-1] - 1]) if lower else None,
-        float(ordered[upper[0] - 1]) if upper else None,
+        float(ordered[lower[-1]]) if len(lower) else None,
+        float(ordered[upper[0]]) if len(upper) else None,
     )
+
+
+def upper_bound(values: ArrayLike, q: float, *, level: float = LEVEL) -> float | None:
+    """Return a one-sided distribution-free upper bound of the q quantile; None where n is too small.
+
+    It takes :func:`minimum_n` values.
+    """
+    return quantile_interval(values, q, level=2 * level - 1)[1]
 
 
 def _binomial_cdf(n: int, p: float) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from budgetctl.evals.metrics import FULL, Evaluation, PolicyRow, is_fixed
-from budgetctl.evals.stats import rule_of_three
+from budgetctl.evals.stats import units_without_a_difference
 
 MARGIN = 0.02
 """Largest loss of accuracy that still passes, as a share: two points."""
@@ -117,7 +117,7 @@ def _refuse(rows: list[PolicyRow], evaluation: Evaluation, margin: float) -> str
     seen = f"{best.policy} comes closest with {points(best.delta_accuracy)} ({span(best.delta_ci)})"
     if high < 0:
         return f"{opening}: every policy that saves tokens loses accuracy; {seen}. Keep full thinking."
-    needed = _questions_needed(margin)
+    needed = units_without_a_difference(margin) if margin > 0 else 0
     more = (
         f" {evaluation.n} questions are too few: even without one difference it takes {needed}."
         if evaluation.clusters < needed
@@ -127,10 +127,6 @@ def _refuse(rows: list[PolicyRow], evaluation: Evaluation, margin: float) -> str
         f"{opening}: that the loss stays within {100 * margin:g} points could not be shown; {seen}.{more} "
         "Keep full thinking."
     )
-
-
-def _questions_needed(margin: float) -> int:
-    return next(n for n in range(1, 100_000) if rule_of_three(n) <= margin)
 
 
 def points(value: float | None) -> str:

@@ -1,8 +1,9 @@
-"""Reports of an evaluation: a table, ``summary.json``, a picture (PNG and SVG), and one HTML file."""
+"""Reports of an evaluation: a table, ``summary.json``, a picture (PNG and SVG), and one HTML page."""
 
 from __future__ import annotations
 
+from budgetctl.evals.report.details import details
 from budgetctl.evals.report.summary import Report, from_folder, write
 from budgetctl.evals.report.table import table
 
-__all__ = ["Report", "from_folder", "table", "write"]
+__all__ = ["Report", "details", "from_folder", "table", "write"]

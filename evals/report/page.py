@@ -1,97 +1,204 @@
-"""The HTML report: one self-contained file, pictures inlined, no script, nothing fetched."""
+"""The HTML report: one self-contained file. Verdict and tables are plain HTML, the rest needs scripts."""
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from string import Template
+from html import escape
 from typing import Any
 
-from budgetctl.evals.metrics import Evaluation
+from budgetctl.evals.metrics import FULL, Evaluation, is_fixed
+from budgetctl.evals.report.charts import Figure, figures
+from budgetctl.evals.report.charts.vega import CONFIG, Look, looks
+from budgetctl.evals.report.html import asset, document, embedded, table, words
 from budgetctl.evals.report.table import cells, footnotes
 from budgetctl.evals.verdict import Verdict
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; }
-body { padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.verdict { border-left: 5px solid $colour; background: #f6f6f6; padding: .8rem 1rem; font-size: 1.05rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-tr.baseline td { color: #666; }
-tr.first td { border-top: 2px solid #999; }
-svg { max-width: 100%; height: auto; }
-li, .settings { font-size: .86rem; color: #555; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="verdict">$verdict</p>
-<h2>Results</h2>
-<div class="scroll">$table</div>
-<ul>$notes</ul>
-<h2>Accuracy against thinking and time</h2>
-$picture
-<h2>Harm and help against full thinking</h2>
-<p>Harm: right with full thinking and wrong under the policy. Help: the other way round.</p>
-<div class="scroll">$harm</div>
-<h2>Settings</h2>
-<div class="scroll settings">$settings</div>
-</body>
-</html>
-""")
+OUTCOMES = {
+    "all": "all",
+    "harm": "full right, policy wrong",
+    "help": "full wrong, policy right",
+    "wrong": "both wrong",
+    "right": "both right",
+    "empty": "policy without an answer",
+    "cut": "policy cut the thinking",
+}
 
 
 def page(
-    evaluation: Evaluation, verdict: Verdict, *, title: str, settings: Mapping[str, Any], svg: str | None
+    evaluation: Evaluation,
+    verdict: Verdict,
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    details: Mapping[str, Any] | None = None,
+    svg: str | None = None,
 ) -> str:
-    """Return the report as one HTML document. Every text in it is escaped."""
+    """Return the report as one HTML document.
+
+    Args:
+        evaluation: The numbers.
+        verdict: What they say.
+        title: Heading of the page.
+        settings: How they came about; ``margin`` is the epsilon of the charts.
+        details: What :func:`budgetctl.evals.report.details.details` returned; None leaves its charts out.
+        svg: A drawing for readers without scripts.
+    """
+    drawn = figures(evaluation, details, margin=settings.get("margin"), recommended=verdict.recommended)
+    browser = None if details is None else details["browser"]
+    sections = {"results": "Results", **{f.id: f.title for f in drawn}}
+    sections |= {"questions": "Single questions"} if browser else {}
+    sections |= {"settings": "Settings"}
+    links = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in sections.items())
+    body = [
+        f"<header><h1>{escape(title)}</h1>",
+        f'<p class="verdict{"" if verdict.negative else " good"}">{_said(verdict.text)}</p>',
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>',
+        _results(evaluation, verdict),
+        f"<noscript><p>Charts and single questions need JavaScript.</p>{_inline(svg)}</noscript>",
+        f"<div>{_shown(evaluation, verdict) if drawn else ''}",
+        *(_figure(figure) for figure in drawn),
+        "</div>",
+        "" if details is None else _browser(details, evaluation, verdict),
+        _section("settings", "Settings", _settings(settings)),
+        "</main>",
+    ]
+    data = {
+        "config": CONFIG,
+        "figures": [{"id": f.id, "variants": list(f.variants.values())} for f in drawn],
+        "browser": browser,
+        "difficulty": None if details is None else details["difficulty"],
+    }
+    library = f"<script>/*!\n{asset('VEGA-LICENSE.txt')}*/\n{asset('vega.min.js')}</script>\n"
+    scripts = f"{embedded('data', data)}{library}<script>\n{asset('report.js')}</script>\n"
+    return document(title, "\n".join(body), scripts=scripts)
+
+
+def _said(text: str) -> str:
+    """Return a verdict with its first sentence, which decides, set off."""
+    first, stop, others = text.partition(". ")
+    return f"<strong>{words(first + stop.strip())}</strong> {words(others)}"
+
+
+def _section(name: str, title: str, content: str) -> str:
+    return f'<section id="{name}"><h2>{escape(title)}</h2>\n{content}\n</section>'
+
+
+def _results(evaluation: Evaluation, verdict: Verdict) -> str:
     headings, lines = cells([*evaluation.policies, *evaluation.baselines])
-    return _PAGE.substitute(
-        title=html.escape(title),
-        colour="#D55E00" if verdict.negative else "#009E73",
-        verdict=html.escape(verdict.text),
-        table=_table(headings, lines, baselines_from=len(evaluation.policies)),
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in footnotes(evaluation)),
-        picture=_inline(svg) if svg is not None else "<p>No picture: matplotlib is not installed.</p>",
-        harm=_harm(evaluation),
-        settings=_table(["setting", "value"], [[str(key), _plain(value)] for key, value in settings.items()]),
+    split = len(evaluation.policies)
+    classes = [
+        "chosen" if line[0] == verdict.recommended else "" if i < split else "baseline"
+        for i, line in enumerate(lines)
+    ]
+    if split < len(lines):
+        classes[split] += " first"
+    notes = "".join(f"<li>{words(note)}</li>" for note in footnotes(evaluation))
+    harm = "Harm: calls right with full thinking and wrong under the policy; help: the other way round."
+    results = table(headings, lines, classes=classes)
+    return _section("results", "Results", f'{results}<ul class="notes"><li>{harm}</li>{notes}</ul>')
+
+
+def _shown(evaluation: Evaluation, verdict: Verdict) -> str:
+    """Return the legend, which also chooses the policies that are drawn.
+
+    Where there are policies that choose per question, caps begin hidden: there are many, and the grey line of
+    the first chart stands for them.
+    """
+    found = looks(evaluation)
+    plain = {name for name in found if is_fixed(name) and name not in (FULL, "off", verdict.recommended)}
+    hidden = plain if len(plain) + 3 < len(found) else set()
+    boxes = "".join(_box(name, look, checked=name not in hidden) for name, look in found.items())
+    return f'<fieldset id="shown" class="shown"><legend>Shown in the charts:</legend>{boxes}</fieldset>'
+
+
+def _box(name: str, look: Look, *, checked: bool) -> str:
+    line = f'<path d="M1,7H33" stroke="{look.colour}" stroke-width="2" stroke-dasharray="{look.dashes}"/>'
+    place = f'transform="translate(17,7) scale(4.5)" fill="{look.fill}" stroke="{look.colour}"'
+    mark = f'<path d="{look.shape}" {place} stroke-width=".4"/>'
+    return (
+        f'<label><input type="checkbox" value="{escape(name)}"{" checked" if checked else ""}>'
+        f'<svg viewBox="0 0 34 14" aria-hidden="true">{line}{mark}</svg>{escape(name)}</label>'
     )
 
 
-def _table(
-    headings: Sequence[str], lines: Sequence[Sequence[str]], *, baselines_from: int | None = None
-) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in headings)
-    body = []
-    for i, line in enumerate(lines):
-        kind = ""
-        if baselines_from is not None and i >= baselines_from:
-            kind = ' class="baseline first"' if i == baselines_from else ' class="baseline"'
-        body.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+def _figure(figure: Figure) -> str:
+    numbers = f"<details><summary>Numbers</summary>{table(figure.headings, figure.lines)}</details>"
+    kind = "chart narrow" if figure.narrow else "chart"
+    return _section(
+        figure.id,
+        figure.title,
+        f'<p class="note">{words(figure.note)}</p>{_variants(figure)}'
+        f'<figure><div class="{kind}"></div></figure>{numbers}',
+    )
 
 
-def _harm(evaluation: Evaluation) -> str:
-    rows = [row for row in (*evaluation.policies, *evaluation.baselines) if row.harm is not None]
-    lines = [[row.policy, str(row.harm), str(row.help), f"{row.mcnemar_p:.3g}"] for row in rows]
-    return _table(["policy", "harm (calls)", "help (calls)", "McNemar p"], lines)
+def _variants(figure: Figure) -> str:
+    """Return the choice between a figure's charts: buttons for a few, a list for many."""
+    labels = {str(i): label for i, label in enumerate(figure.variants)}
+    if len(labels) < 2:
+        return ""
+    if len(labels) > 4:
+        return f"<form>{_choice(figure.choice, 'variant', labels)}</form>"
+    radios = "".join(
+        f'<label><input type="radio" name="variant" value="{i}"{" checked" if i == "0" else ""}>'
+        f"{escape(label)}</label>"
+        for i, label in labels.items()
+    )
+    return f"<form><fieldset><legend>{escape(figure.choice)}:</legend>{radios}</fieldset></form>"
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _options(labels: Mapping[str, str], *, chosen: str | None = None) -> str:
+    return "".join(
+        f'<option value="{escape(key)}"{" selected" if key == chosen else ""}>{escape(text)}</option>'
+        for key, text in labels.items()
+    )
 
 
-def _inline(svg: str) -> str:
-    """Return the drawing without what belongs to a file of its own."""
-    return re.sub(r"^.*?(?=<svg)", "", svg, count=1, flags=re.DOTALL)
+def _browser(details: Mapping[str, Any], evaluation: Evaluation, verdict: Verdict) -> str:
+    browser, groups = details["browser"], details["grouped_by"] or "group"
+    policies = list(browser["policies"])
+    others = [row.policy for row in evaluation.policies if row.policy != FULL]
+    chosen = verdict.recommended or next(iter(others), FULL)
+    fields = [
+        '<label>Search <input type="search" name="search" placeholder="words, id, reference"></label>',
+        _choice("Policy", "policy", {name: name for name in policies}, chosen=chosen),
+        _choice("Result", "outcome", OUTCOMES),
+        _choice(groups.capitalize(), "group", _values(browser["questions"]["group"])),
+        _choice("Difficulty", "level", _values(browser["questions"]["level"])),
+    ]
+    notes = [f"Texts are cut to {browser['text_cut']:,} characters; of thinking the end is kept."]
+    if browser["left_out"]:
+        notes.append(
+            f"{browser['left_out']:,} calls are not listed; those on which policies differ came first."
+        )
+    return _section(
+        "questions",
+        "Single questions",
+        f'<p class="note">{escape(" ".join(notes))}</p><form class="filters">{"".join(fields)}</form>'
+        '<output aria-live="polite"></output><div class="list"></div><div class="pager">'
+        '<button type="button" name="before">Previous</button><span></span>'
+        '<button type="button" name="after">Next</button></div>',
+    )
+
+
+def _choice(label: str, name: str, options: Mapping[str, str], *, chosen: str | None = None) -> str:
+    return f'<label>{escape(label)} <select name="{name}">{_options(options, chosen=chosen)}</select></label>'
+
+
+def _values(values: Sequence[str | None]) -> dict[str, str]:
+    return {"": "all"} | {value: value for value in dict.fromkeys(values) if value is not None}
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    lines = [
+        [key, value if isinstance(value, str) else json.dumps(value, default=str)]
+        for key, value in settings.items()
+    ]
+    return f'<div class="settings">{table(["setting", "value"], lines)}</div>'
+
+
+def _inline(svg: str | None) -> str:
+    """Return a drawing without what belongs to a file of its own."""
+    return "" if svg is None else re.sub(r"^.*?(?=<svg)", "", svg, count=1, flags=re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from budgetctl.evals.metrics import Evaluation, PolicyRow
-from budgetctl.evals.replay import PESSIMISTIC
+from budgetctl.evals.replayed import PESSIMISTIC
 from budgetctl.evals.verdict import share, span
 
 NA = "n/a"
@@ -34,7 +34,8 @@ def _delta(row: PolicyRow) -> str:
     return NA if row.delta_accuracy is None else f"{100 * row.delta_accuracy:+.1f} ({span(row.delta_ci)})"
 
 
-def _lift(row: PolicyRow) -> str:
+def lift(row: PolicyRow) -> str:
+    """Return the lift over the fixed cap with its interval, in points."""
     return NA if row.lift_over_cap is None else f"{100 * row.lift_over_cap:+.1f} ({span(row.lift_ci)})"
 
 
@@ -51,12 +52,14 @@ COLUMNS: tuple[Column, ...] = (
     ("harm/help", lambda row: NA if row.harm is None else f"{row.harm}/{row.help}"),
     ("tokens", lambda row: _number(row.tokens_mean, ",.0f")),
     ("saved (95 % CI)", _saving),
-    ("lift over cap, points", _lift),
+    ("lift over cap, points", lift),
     ("TTFO p50 s", lambda row: _seconds(row.ttfo_p50_s, row, "ttfo_p50_s")),
+    ("TTFO p95 s", lambda row: _seconds(row.ttfo_p95_s, row, "ttfo_p95_s")),
     ("E2E p50 s", lambda row: _seconds(row.e2e_p50_s, row, "e2e_p50_s")),
     ("E2E p95 s", lambda row: _seconds(row.e2e_p95_s, row, "e2e_p95_s")),
-    ("right in time", lambda row: share(row.accurate_goodput)),
+    ("$/request", lambda row: _number(row.cost_usd_mean, ".2g")),
     ("$/right", lambda row: _number(row.cost_usd_per_correct, ".2g")),
+    ("right in time", lambda row: share(row.accurate_goodput)),
     ("no answer", lambda row: str(row.empty_answers)),
 )
 

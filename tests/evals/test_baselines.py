@@ -1,5 +1,4 @@
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from budgetctl.evals.baselines import (
 )
 from budgetctl.evals.replay import Recording, replay
 
-from budgetctl.types import Budget, Pace
+from budgetctl.types import Pace
 
 from .worlds import curve, results, row
 
@@ -93,11 +92,11 @@ def test_stopping_by_lot_spends_what_the_policy_does_on_the_same_calls():
     rows = [r for i in range(200) for r in curve(f"q{i}", settled=rng.choice((20, 60)), natural=100)]
     recording = Recording.of(rows)
     policy = replay(recording, "cap:50", pace=PACE)
-    full = [replace(r, budget=Budget()) for r in policy]
-    lots = random_stop(recording, full, pace=PACE, seed=0)
+    full = replay(recording, "full", pace=PACE)
+    wanted = sum(r.reasoning_tokens for r in policy)
+    lots = random_stop(full, tokens=wanted, seed=0)
     assert [r.key for r in lots] == [r.key for r in policy]
-    spent, wanted = (sum(r.reasoning_tokens for r in results) for results in (lots, policy))
-    assert abs(spent - wanted) <= 100
+    assert abs(sum(r.reasoning_tokens for r in lots) - wanted) <= 100
     assert len({r.reasoning_tokens for r in lots}) > 5
-    again = random_stop(recording, full, pace=PACE, seed=0)
-    assert again == lots != random_stop(recording, full, pace=PACE, seed=1)
+    again = random_stop(full, tokens=wanted, seed=0)
+    assert again == lots != random_stop(full, tokens=wanted, seed=1)

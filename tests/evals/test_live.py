@@ -3,14 +3,19 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from budgetctl.evals import cube
-from budgetctl.evals.backends import load_grader, read_questions
+from budgetctl.evals.live import call_seed, turns
+from budgetctl.evals.metrics import evaluate
 from budgetctl.evals.progress import Progress
+from budgetctl.evals.spend import LimitReached, Spend
+from budgetctl.evals.suites import load_grader, read_questions
 
 from budgetctl.errors import ConfigError, EvalError
 
@@ -21,13 +26,92 @@ def rows_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
-def test_every_policy_answers_every_question_in_the_same_order(tmp_path):
+def test_every_policy_answers_every_question(tmp_path):
     backend = FakeBackend()
     runs = live_run(tmp_path, backend=backend).run()
     assert {name: len(results) for name, results in runs.items()} == {"full": 40, "off": 40, "cap:50": 40}
-    assert backend.asked[:10] == backend.asked[10:20] == backend.asked[20:]
     assert runs["cap:50"][0].reasoning_tokens == 50
     assert runs["cap:50"][0].budget.reasoning_tokens == 50
+
+
+def test_policies_take_turns_and_each_begins_equally_often():
+    found = list(turns("abcdefghi", ["full", "off", "cap:9"], samples=1, size=1))
+    assert [(t.policy, *t.questions) for t in found[:6]] == [
+        *(("full", "a"), ("off", "a"), ("cap:9", "a")),
+        *(("off", "b"), ("cap:9", "b"), ("full", "b")),
+    ]
+    assert Counter(t.policy for t in found[::3]) == {"full": 3, "off": 3, "cap:9": 3}
+
+
+class Watching(FakeBackend):
+    """Notes how many calls of which budgets are in flight at once."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.running, self.most, self.mixed, self.lock = [], 0, False, threading.Lock()
+
+    def generate(self, questions, budgets, *, seeds):
+        with self.lock:
+            self.running.append(budgets[0].reasoning_tokens)
+            self.most = max(self.most, len(self.running))
+            self.mixed |= len(set(self.running)) > 1
+        try:
+            return super().generate(questions, budgets, seeds=seeds)
+        finally:
+            with self.lock:
+                self.running.remove(budgets[0].reasoning_tokens)
+
+
+def test_calls_in_flight_are_as_many_as_the_backend_takes_and_all_of_one_policy(tmp_path):
+    backend = Watching(seconds=0.002, concurrency=3, batched=False)
+    runs = live_run(tmp_path, backend=backend).run()
+    assert (backend.most, backend.mixed) == (3, False)
+    assert all(len(ids) == 1 for ids in backend.asked)
+    serial = live_run(tmp_path / "serial", backend=FakeBackend()).run()
+    assert runs == serial
+
+
+def test_samples_have_seeds_of_their_own_that_all_policies_share(tmp_path):
+    runs = live_run(tmp_path, n=6, samples=3, seed=5).run()
+    seeds = {name: [r.answer.split()[-1] for r in results] for name, results in runs.items()}
+    assert seeds["full"] == seeds["off"] == seeds["cap:50"]
+    assert len(set(seeds["full"])) == 18
+    assert seeds["full"][2] == str(call_seed(5, "0", 2))
+    assert [r.sample for r in runs["full"][:4]] == [0, 1, 2, 0]
+
+
+def test_a_limit_stops_the_run_before_the_next_call_and_a_higher_one_goes_on(tmp_path):
+    def run(**limit):
+        return live_run(tmp_path, backend=FakeBackend(usd=0.01, batched=False), spend=Spend(**limit))
+
+    with pytest.raises(LimitReached, match=r"stopped at the limit after 25 of 120 calls \(\$0\.25, "):
+        run(max_usd=0.25).run()
+    assert len(rows_of(tmp_path)) == 25
+    with pytest.raises(LimitReached) as stop:
+        run(max_tokens=3000).run()
+    # What earlier sessions spent counts: the limit is one on the whole run.
+    assert 3000 <= stop.value.spend.tokens < 3105
+    assert {name: len(results) for name, results in run().run().items()} == dict.fromkeys(
+        ("full", "off", "cap:50"), 40
+    )
+
+
+class Unpriced(FakeBackend):
+    def __init__(self):
+        super().__init__(concurrency=4, batched=False)
+        self.priced = True
+
+
+def test_a_call_of_unknown_cost_ends_a_run_with_a_limit_in_dollars_and_those_in_flight_are_kept(tmp_path):
+    with pytest.raises(EvalError, match="what the call spent is unknown, so max_usd cannot hold"):
+        live_run(tmp_path, backend=Unpriced(), spend=Spend(max_usd=1.0)).run()
+    assert len(rows_of(tmp_path)) == 4
+
+
+def test_a_limit_in_dollars_needs_a_price(tmp_path):
+    with pytest.raises(ConfigError, match="it is not known what 'fake' costs"):
+        live_run(tmp_path, spend=Spend(max_usd=1.0))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_are_cube_rows_that_can_be_read_again(tmp_path):
@@ -36,7 +120,7 @@ def test_rows_are_cube_rows_that_can_be_read_again(tmp_path):
     assert len(rows) == 120
     assert {row.budget.kind for row in rows} == {"natural", "off", "tokens"}
     assert rows[0].model_extra["policy"] == "full"
-    assert rows[0].answer == "answer to question 0"
+    assert rows[0].answer.startswith("answer to question 0 by ")
 
 
 def test_full_thinking_always_runs_since_everything_is_compared_with_it(tmp_path):
@@ -50,26 +134,31 @@ def test_a_finished_run_asks_nothing_again(tmp_path):
     assert backend.asked == []
 
 
-@pytest.mark.parametrize("kill_after_rows", [1, 30, 70])
-def test_a_run_killed_with_sigkill_resumes_without_a_row_missing_or_doubled(tmp_path, kill_after_rows):
-    out = tmp_path / "run"
-    script = Path(__file__).with_name("run_fake_suite.py")
-    process = subprocess.Popen([sys.executable, str(script), str(out), "0.05"], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (out / "rows.jsonl").exists() or len(rows_of_torn(out)) < kill_after_rows:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = len(rows_of_torn(out))
-    assert before < 120
-    live_run(out).run()
-    counts = Counter((row["policy"], row["question_id"]) for row in rows_of(out))
-    assert len(counts) == 120
+def test_a_run_killed_three_times_comes_to_the_same_as_one_that_was_not(tmp_path):
+    out, script = tmp_path / "run", Path(__file__).with_name("run_fake_suite.py")
+    for rows in (1, 80, 160):
+        process = subprocess.Popen([sys.executable, str(script), str(out), "0.02"], stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while not (out / "rows.jsonl").exists() or len(rows_of_torn(out)) < rows:
+                assert process.poll() is None, "the run ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert len(rows_of_torn(out)) < 240
+
+    def run(folder):
+        return live_run(folder, backend=FakeBackend(concurrency=3, batched=False), samples=2)
+
+    results = run(out).run()
+    counts = Counter((row["policy"], row["question_id"], row["sample"]) for row in rows_of(out))
+    assert len(counts) == 240
     assert set(counts.values()) == {1}
+    assert results == run(tmp_path / "whole").run()
+    evaluations = [evaluate(runs, rng=np.random.default_rng(0)) for runs in (results, run(out).run())]
+    assert evaluations[0] == evaluations[1]
 
 
 def rows_of_torn(out: Path) -> list[str]:
@@ -82,7 +171,9 @@ def test_a_line_torn_in_the_middle_is_asked_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     backend = FakeBackend()
     assert live_run(tmp_path, backend=backend).run() == whole
-    assert backend.asked == [["39"]]
+    # The whole batch, for draws repeat only in the same company; what is on disk stays.
+    assert backend.asked == [["36", "37", "38", "39"]]
+    assert len(rows_of(tmp_path)) == 120
 
 
 def test_other_settings_are_refused_and_named(tmp_path):
@@ -121,10 +212,10 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path):
 
 
 class Failing(FakeBackend):
-    def generate(self, questions, budgets):
+    def generate(self, questions, budgets, *, seeds):
         if len(self.asked) == 3:
             raise EvalError("the endpoint went away")
-        return super().generate(questions, budgets)
+        return super().generate(questions, budgets, seeds=seeds)
 
 
 def test_what_was_finished_before_a_fault_is_kept(tmp_path):
@@ -157,11 +248,11 @@ def test_a_deadline_learns_the_speed_of_the_run(tmp_path):
 def test_without_a_terminal_progress_is_a_line_now_and_then():
     stream, now = io.StringIO(), iter([0.0, 10.0, 40.0, 50.0, 60.0])
     with Progress(40, "fake", stream=stream, clock=lambda: next(now)) as bar:
-        for _ in range(4):
-            bar.advance(10, "full")
+        for i in range(4):
+            bar.advance(10, "full", spent=Spend(usd=i / 10, tokens=1000 * i))
     assert stream.getvalue().splitlines() == [
-        "fake: 20/40 questions (full), about 40 s left",
-        "fake: 40/40 questions (full)",
+        "fake: 20/40 calls (full, $0.1, 1,000 tokens), about 40 s left",
+        "fake: 40/40 calls (full, $0.3, 3,000 tokens)",
     ]
 
 
@@ -170,7 +261,7 @@ def test_questions_of_an_earlier_run_do_not_make_the_forecast_rosy():
     bar = Progress(40, "fake", stream=stream, clock=lambda: next(now))
     bar.advance(20)
     bar.advance(10, "full")
-    assert stream.getvalue().splitlines() == ["fake: 30/40 questions (full), about 40 s left"]
+    assert stream.getvalue().splitlines() == ["fake: 30/40 calls (full), about 40 s left"]
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from budgetctl.evals.replay import PESSIMISTIC, UNRECORDED, Recording, replay, speed_profile
+from budgetctl.evals.replay import Recording, replay, speed_profile
+from budgetctl.evals.replayed import PESSIMISTIC, UNRECORDED
 
 from budgetctl.errors import ClassifierError, EvalError
 from budgetctl.types import Budget, ModelFacts, Pace
@@ -108,7 +109,7 @@ def test_what_was_not_recorded_is_refused_not_invented():
 def test_of_repeated_rows_the_first_stands_and_the_others_are_counted():
     rows = [row("a", "natural", tokens=40, correct=True), row("a", "natural", tokens=50, correct=False)]
     recording = Recording.of(rows)
-    assert recording.traces[0].natural.reasoning_tokens == 40
+    assert recording.lengths.tolist() == [40]
     assert list(recording.left_out.values()) == [1]
 
 
@@ -129,7 +130,7 @@ def test_what_cannot_be_paired_is_counted_not_hidden():
         row("c", "natural", correct=True).model_copy(update={"budget": None}),
     ]
     recording = Recording.of(rows)
-    assert len(recording.traces) == 1
+    assert len(recording) == 1
     assert recording.left_out == {"rows whose budget is not recorded": 1, "samples without a natural row": 1}
 
 

@@ -1,6 +1,11 @@
+import gzip
+import hashlib
 import json
 import re
+import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from budgetctl.evals import report, verdict
 from budgetctl.evals.baselines import fixed_curve
 from budgetctl.evals.metrics import evaluate
 from budgetctl.evals.replay import Recording, replay
+from budgetctl.evals.report.html import asset, embedded
 
 from budgetctl.errors import EvalError
 from budgetctl.types import Pace
@@ -17,17 +23,27 @@ from .worlds import Oracle, results, world
 PACE = Pace(ttft_s=1.0, s_per_token=0.1)
 
 
-def evaluation(n=200):
-    recording = Recording.of(world(n))
+def results_of(rows):
+    recording = Recording.of(rows)
     runs = fixed_curve(recording, pace=PACE, caps=[20, 50, 80])
     runs["quantile:0.9"] = replay(recording, "quantile:0.9", pace=PACE, classifier=Oracle())
-    return evaluate(runs, rng=np.random.default_rng(0), asked=["quantile:0.9"])
+    return runs
+
+
+def evaluation(n=200):
+    return evaluate(results_of(world(n)), rng=np.random.default_rng(0), asked=["quantile:0.9"])
 
 
 def made(title="A <b>bold</b> & brave run", n=200):
-    found = evaluation(n)
+    rows = world(n)
+    runs = results_of(rows)
+    found = evaluate(runs, rng=np.random.default_rng(0), asked=["quantile:0.9"])
     return report.Report(
-        title=title, evaluation=found, verdict=verdict.decide(found), settings={"seed": 0, "note": "<script>"}
+        title=title,
+        evaluation=found,
+        verdict=verdict.decide(found),
+        settings={"seed": 0, "note": "<script>", "margin": 0.02},
+        details=report.details(runs, found, questions=rows),
     )
 
 
@@ -60,6 +76,7 @@ def test_everything_is_written_and_read_back(tmp_path):
     paths = report.write(made(), tmp_path)
     assert {kind: path.name for kind, path in paths.items()} == {
         "summary": "summary.json",
+        "details": "details.json.gz",
         "html": "report.html",
         "png": "tradeoff.png",
         "svg": "tradeoff.svg",
@@ -67,14 +84,17 @@ def test_everything_is_written_and_read_back(tmp_path):
     content = json.loads(paths["summary"].read_text())
     assert [row["policy"] for row in content["policies"]] == ["quantile:0.9"]
     assert content["verdict"].startswith("Use quantile:0.9")
-    assert report.Report.from_json(content) == made()
+    details = json.loads(gzip.decompress(paths["details"].read_bytes()))
+    assert report.Report.from_json(content, details=details) == made()
 
 
-def test_the_summary_is_strict_json(tmp_path):
+def test_what_is_kept_is_strict_json(tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
 
-    json.loads(report.write(made(), tmp_path)["summary"].read_text(), parse_constant=refuse)
+    paths = report.write(made(), tmp_path)
+    json.loads(paths["summary"].read_text(), parse_constant=refuse)
+    json.loads(gzip.decompress(paths["details"].read_bytes()), parse_constant=refuse)
 
 
 class Tags(HTMLParser):
@@ -91,11 +111,80 @@ def test_the_page_is_escaped_and_needs_nothing_from_outside(tmp_path):
     text = report.write(made(), tmp_path)["html"].read_text()
     tags = Tags(text).seen
     names = {name for name, _ in tags}
-    assert "svg" in names
-    assert not names & {"script", "img", "link", "iframe", "b"}
-    assert not [a for _, attrs in tags for key, a in attrs.items() if key in ("src", "href") and "://" in a]
+    assert not names & {"img", "link", "iframe", "b"}
+    assert not [attrs for _, attrs in tags if "src" in attrs]
+    assert all(attrs["href"].startswith("#") for _, attrs in tags if "href" in attrs)
+    assert "url(" not in asset("report.css")
+    assert "@import" not in asset("report.css")
     assert "A &lt;b&gt;bold&lt;/b&gt; &amp; brave run" in text
-    assert "Harm and help" in text
+
+
+def test_the_page_says_everything_that_counts_without_scripts(tmp_path):
+    text = report.write(made(), tmp_path)["html"].read_text()
+    plain = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert "<strong>Use quantile:0.9: it saves" in plain
+    assert '<th scope="row">quantile:0.9</th>' in plain
+    assert plain.count("<noscript>") == 1
+    assert "<svg" in plain[plain.index("<noscript>") : plain.index("</noscript>")]
+    for title in ("By cluster", "Latency", "Thinking used, by difficulty", "Risk of a fixed budget"):
+        section = plain[plain.index(f"<h2>{title}</h2>") :]
+        assert "<summary>Numbers</summary>" in section[: section.index("</section>")]
+
+
+def test_no_text_can_end_the_data_or_become_a_tag():
+    hostile = "</script><script>alert(1)</script><!--"
+    element = embedded("data", {"text": hostile})
+    assert element.count("<") == 2
+    content = element[element.index(">") + 1 : element.rindex("</script>")]
+    assert json.loads(content) == {"text": hostile}
+
+
+def test_the_library_is_the_pinned_one_and_brings_its_licence(tmp_path):
+    folder = Path(report.__file__).parent / "assets"
+    source = tomllib.loads((folder / "SOURCES.toml").read_text())["vega"]
+    assert hashlib.sha256((folder / "vega.min.js").read_bytes()).hexdigest() == source["sha256"]
+    assert f'version="{source["version"]}"' in asset("vega.min.js")
+    assert f"Vega {source['version']}" in asset("VEGA-LICENSE.txt")
+    text = report.write(made(), tmp_path)["html"].read_text()
+    assert text.count(asset("vega.min.js")) == 1
+    assert text.count("University of Washington Interactive Data Lab") == 1
+
+
+def palettes():
+    """The colours of the three media, by name of the variable."""
+    found = re.findall(r":root \{(.*?)\}", asset("report.css"), flags=re.DOTALL)
+    assert len(found) == 3, "light, dark, print"
+    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6})", block)) for block in found]
+
+
+def contrast(one, other):
+    """Contrast ratio of WCAG 2.2."""
+
+    def luminance(colour):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+        channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("palette", palettes(), ids=["light", "dark", "print"])
+def test_text_and_marks_stand_out_from_the_page(palette):
+    assert set(palette) == set(palettes()[0])
+    text = ("ink", "muted", "good", "bad", "accent", *(f"p{i}" for i in range(6)))
+    assert {name: round(r, 1) for name in text if (r := contrast(palette[name], palette["page"])) < 4.5} == {}
+    assert contrast(palette["muted"], palette["panel"]) >= 4.5
+    assert contrast(palette["cap"], palette["page"]) >= 3
+
+
+def test_costs_stand_beside_the_p95_where_they_are_known():
+    same = [replace(r, e2e_s=1.0, cost_usd=0.002) for r in results([i % 2 == 0 for i in range(80)])]
+    found = evaluate({"full": same}, rng=np.random.default_rng(0))
+    head, _, line, *_ = report.table(found).splitlines()
+    assert re.search(r"E2E p95 s\s+\$/request\s+\$/right", head)
+    assert re.search(r"1\.00\s+0\.002\s+0\.004", line)
 
 
 def test_a_folder_is_rendered_anew_from_its_summary(tmp_path):
@@ -111,6 +200,13 @@ def test_a_folder_without_a_summary_says_what_to_do(tmp_path):
         report.from_folder(tmp_path)
     (tmp_path / "summary.json").write_text('{"title": "x"}')
     with pytest.raises(EvalError, match=r"summary\.json: cannot be read \(KeyError: 'policies'\)"):
+        report.from_folder(tmp_path)
+
+
+def test_details_that_are_damaged_are_named(tmp_path):
+    paths = report.write(made(), tmp_path)
+    paths["details"].write_bytes(paths["details"].read_bytes()[:-20])
+    with pytest.raises(EvalError, match=r"details\.json\.gz: cannot be read \(EOFError"):
         report.from_folder(tmp_path)
 
 

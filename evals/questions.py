@@ -1,0 +1,76 @@
+"""What a live run asks, and what answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from budgetctl.evals.results import Result
+
+from budgetctl.types import Budget, ModelFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveQuestion:
+    """One question of a suite.
+
+    Attributes:
+        id: Unique within the suite.
+        text: What the model is asked.
+        reference: The right answer, as the grader wants it.
+        cluster: Questions that stand or fall together.
+        level: Difficulty by the suite's own scale.
+        raw: The question in the form that the suite's grader reads.
+    """
+
+    id: str
+    text: str
+    reference: Any = None
+    cluster: str | None = None
+    level: int | float | str | None = None
+    raw: Any = None
+
+
+class Backend(Protocol):
+    """Answers questions within budgets.
+
+    Attributes:
+        model: Name of the model, as the capability table knows it.
+        facts: What the model can do.
+        settings: Whatever makes two runs different, as plain JSON values.
+        concurrency: How many calls of :meth:`generate` may run at once.
+        batched: Whether :meth:`generate` answers many questions at once; else it is given one at a time.
+        priced: Whether it is known what its calls cost.
+    """
+
+    model: str
+    facts: ModelFacts
+    settings: Mapping[str, Any]
+    concurrency: int
+    batched: bool
+    priced: bool
+
+    def generate(
+        self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int]
+    ) -> list[Result]:
+        """Return one graded result per question, in their order; ``question_id`` is the question's own id.
+
+        Args:
+            questions: What to ask.
+            budgets: One per question.
+            seeds: One per question, for backends that draw: the same seed gives the same draws.
+
+        Raises:
+            EvalError: The model cannot be reached; what was finished before stays on disk.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Questions and what answers them."""
+
+    name: str
+    questions: tuple[LiveQuestion, ...]
+    backend: Backend

@@ -1,0 +1,96 @@
+"""Times of calls and what they come to per machine: quantiles, goodput, requests an hour.
+
+Definitions (times of a call are from its start; a call without an answer waits for ever):
+
+* TTFT, TTFO, E2E: to the first token of any kind, to the first token of the answer, to the end. Probes,
+  continuations and prefilling again are within them; waits before a try and failed tries are not.
+* Quantiles are order statistics, the ceil(q n)-th smallest, and their intervals need no distribution. A
+  quantile is None where even the largest value does not bound it: a p95 takes 59 questions, a p99 299.
+* ``goodput``: share of calls done within ``slo_s``; ``accurate_goodput``: done in time and right.
+* ``requests_per_hour``: calls divided by the hours in which at least one of them was in flight. Policies
+  take turns, so those are the hours of a machine that serves this policy alone, at the run's concurrency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from budgetctl.evals import stats
+from budgetctl.evals.results import Floats, Result, Table, column, modelled
+
+TIMES = ("ttft_s", "ttfo_s", "e2e_s")
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_OF_REPLAYS = ("ttfo_s", "e2e_s")
+
+
+def serving(results: Sequence[Result], *, questions: int, slo_s: float | None) -> dict[str, Any]:
+    """Return the fields of a policy's row that are about time.
+
+    Args:
+        results: All calls of the policy.
+        questions: How many questions they are of; calls of one question are no independent ones, so this
+            decides which quantiles can be told.
+        slo_s: The limit on E2E; None leaves the goodputs out.
+    """
+    marks, e2e = modelled(results), known(_measured(results, "e2e_s"))
+    found: dict[str, Any] = {}
+    named: list[str] = []
+    for what in TIMES:
+        values = _measured(results, what)
+        if what == "ttfo_s":
+            values = np.where(column(results, "answered") == 0, np.inf, values)
+        values_known = known(values)
+        for name, q in QUANTILES.items():
+            field = f"{what.removesuffix('_s')}_{name}_s"
+            found[field] = _quantile(values_known, q, questions=questions)
+            if what in marks and name in ("p50", "p95"):
+                named.append(field)
+        if what != "ttft_s":
+            found[f"{what.removesuffix('_s')}_p95_ci"] = _interval(values_known, questions=questions)
+    in_time = None if slo_s is None or e2e is None else e2e <= slo_s
+    right = column(results, "correct") == 1
+    return found | {
+        "goodput": None if in_time is None else float(np.mean(in_time)),
+        "accurate_goodput": None if in_time is None else float(np.mean(in_time & right)),
+        "requests_per_hour": requests_per_hour(results),
+        "modelled": (*named, *(("goodput", "accurate_goodput") if "e2e_s" in marks else ())),
+    }
+
+
+def requests_per_hour(results: Sequence[Result]) -> float | None:
+    """Return the calls per hour in which at least one was in flight; None where that was not recorded."""
+    starts, seconds = known(_measured(results, "started_s")), known(_measured(results, "e2e_s"))
+    if starts is None or seconds is None or not len(starts):
+        return None
+    order = np.argsort(starts)
+    starts, ends = starts[order], (starts + seconds)[order]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(ends)[:-1]])
+    busy = float(np.maximum(0.0, ends - np.maximum(starts, before)).sum())
+    return len(starts) / busy * 3600 if busy > 0 else None
+
+
+def known(values: Floats) -> Floats | None:
+    """Return the values, or None where one is unknown."""
+    return None if np.isnan(values).any() else values
+
+
+def _measured(results: Sequence[Result], name: str) -> Floats:
+    if isinstance(results, Table) and name not in _OF_REPLAYS:
+        return np.full(len(results), np.nan)
+    return column(results, name)
+
+
+def _quantile(values: Floats | None, q: float, *, questions: int) -> float | None:
+    if values is None or (q > 0.5 and questions < stats.minimum_n(q)):
+        return None
+    value = stats.quantile(values, q)
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _interval(values: Floats | None, *, questions: int) -> tuple[float | None, float | None] | None:
+    if values is None or questions < stats.minimum_n(0.95):
+        return None
+    low, high = stats.quantile_interval(values, 0.95)
+    return low, high if high is not None and np.isfinite(high) else None
