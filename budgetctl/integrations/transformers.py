@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["BudgetLogitsProcessor", "Generation", "Trials", "generate"]
 
 UNTOUCHED = Budget(stop="none")
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """A budget that asks for nothing: its row is generated as if budgetctl were not there."""
 
 _CRITERIA = {StopReason.CAP: "reasoning_cap", StopReason.DEADLINE: "deadline", StopReason.LOOP: "loop"}
@@ -188,6 +189,14 @@ class _Runner:
         if empty:
             self._recover(empty, started=started)
         return [self._generation(row, started) for row in rows]
+
+    def sampling(self) -> dict[str, Any]:
+        """Return how the model samples, for certificates: nothing where it decodes greedily."""
+        own = self.model.generation_config
+        found = {name: self.options.get(name, getattr(own, name, None)) for name in _SAMPLING}
+        if not found["do_sample"]:
+            return {}
+        return {name: value for name, value in found.items() if value is not None}
 
     def fit(self, budget: Budget) -> Budget:
         """Lower a cap to what the caller's output limit leaves beside the answer."""
@@ -403,7 +412,9 @@ def _last(ids: Sequence[int], wanted: int) -> int:
 def _run_sessions(runner: _Runner, chats: Sequence[Any], controller: Controller) -> list[Generation]:
     """Generate one batch on the controller's decisions and record every row."""
     name = str(getattr(runner.model.config, "name_or_path", "") or "") or None
-    params = {} if runner.max_new_tokens is None else {"max_new_tokens": runner.max_new_tokens}
+    params = runner.sampling()
+    if runner.max_new_tokens is not None:
+        params["max_new_tokens"] = runner.max_new_tokens
     sessions = [
         controller.session(
             Query.from_messages(chat, model=name),

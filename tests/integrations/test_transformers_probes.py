@@ -362,3 +362,7 @@ def test_presets_of_one_call_are_not_those_that_a_certificate_was_made_with(load
     assert kept.outcome.certificate is not None
     assert other.outcome.certificate is None
     assert "thresholds of the stop preset" in (other.outcome.certificate_void_reason or "")
+    (sampled,) = generate(model, tokenizer, CHATS[:1], do_sample=True, temperature=0.7, **options)
+    assert sampled.outcome is not None
+    assert sampled.outcome.certificate is None, "it was made with greedy decoding"
+    assert "temperature: bound to None, seen 0.7" in (sampled.outcome.certificate_void_reason or "")
