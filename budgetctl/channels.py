@@ -218,8 +218,8 @@ class ChatChannels(_Content):
         for choice in chunk.get("choices") or ():
             if not choice.get("index"):
                 self._choice(choice, events)
-        if chunk.get("usage"):
-            events.append(self._usage(chunk["usage"]))
+        if (usage := chunk.get("usage")) and isinstance(usage, Mapping):
+            events.append(self._usage(usage))
         return events
 
     def _choice(self, choice: Mapping[str, Any], events: list[Event]) -> None:

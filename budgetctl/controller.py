@@ -104,8 +104,10 @@ def override(policy: str | Policy | None = None, *, conversation: str | None = N
         conversation: Id of the conversation that they belong to, where its opening does not tell it.
 
     Raises:
-        ConfigError: The policy does not parse.
+        ConfigError: The policy does not parse, or the id is no string.
     """
+    if conversation is not None and not isinstance(conversation, str):
+        raise ConfigError(f"conversation: seen {conversation!r}, allowed: a string, such as a thread's id")
     policies = _override.set(_override.get() if policy is None else parse(policy))
     ids = current_id.set(current_id.get() if conversation is None else conversation)
     try:
@@ -168,6 +170,12 @@ class Controller:
         self.caller_values: CallerValues = _one_of("caller_values", caller_values, CallerValues)
         if not 0 <= min_confidence <= 1:
             raise ConfigError(f"min_confidence lies between 0 and 1, seen {min_confidence!r}")
+        _has("limits", limits, "deadline_s", "Limits(...)")
+        _has("capabilities", capabilities, "lookup", "budgetctl.capabilities.Table.load(path)")
+        _has("prices", prices, "lookup", "budgetctl.pricing.Prices.load(path)")
+        _has("callbacks", callbacks, "emit", "Callbacks(...)")
+        for sink in sinks:
+            _has("sinks", sink, "write", "JsonlSink(path), or what has its write()")
         self.strict = strict
         self.limits = limits or Limits()
         self.min_confidence = min_confidence
@@ -569,3 +577,8 @@ def _one_of(name: str, value: Any, allowed: Any) -> Any:
     if value not in get_args(allowed):
         raise ConfigError(f"{name}: seen {value!r}, allowed: {', '.join(get_args(allowed))}")
     return value
+
+
+def _has(name: str, value: object, attribute: str, allowed: str) -> None:
+    if value is not None and not hasattr(value, attribute):
+        raise ConfigError(f"{name}: seen {value!r}, allowed: {allowed}")

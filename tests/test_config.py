@@ -85,6 +85,9 @@ def test_settings_become_a_controller_with_its_sink(tmp_path: Path):
         ),
         ("[presets.balanced.trial_answer]\nconfidence = 2", ["presets.balanced: seen", "trial_answer"]),
         ("[presets.safe]", ["unknown key 'presets.safe'", "allowed: balanced, aggressive"]),
+        ("limits = 5", ["limits: seen 5: Input should be a table"]),
+        ("[models]\nfast = 3", ["models.fast: seen 3: Input should be a table"]),
+        ("[audit]\nrate = 0.1", ["audit: seen {'rate': 0.1}: rate and certificate need a journal"]),
     ],
 )
 def test_a_bad_file_names_file_key_value_and_what_is_allowed(tmp_path: Path, text: str, said: list[str]):
@@ -181,6 +184,8 @@ def test_a_variable_is_named_also_deep_in_a_table():
         ConfigError, match=r"^BUDGETCTL_MODELS__FAST__POLICY: models\.fast\.policy: seen 'of'"
     ):
         Settings.load(NAMED, env={"BUDGETCTL_MODELS__FAST__POLICY": "of"})
+    with pytest.raises(ConfigError, match=r"^BUDGETCTL_MODELS__NEW: key 'models\.new\.model' is missing"):
+        Settings.load(NAMED, env={"BUDGETCTL_MODELS__NEW__ENDPOINT": "vllm"})
     with pytest.raises(ConfigError, match="BUDGETCTL_LIMITS__DEADLINE_S: seen beside BUDGETCTL_LIMITS"):
         Settings.load({}, env={"BUDGETCTL_LIMITS": "1", "BUDGETCTL_LIMITS__DEADLINE_S": "1"})
 

@@ -185,6 +185,13 @@ def test_an_override_that_does_not_parse_fails_before_the_call():
         pass
 
 
+def test_a_conversation_that_is_no_string_fails_before_the_call():
+    thread: Any = 17
+    allowed = "conversation: seen 17, allowed: a string"
+    with pytest.raises(ConfigError, match=allowed), budgetctl.override(conversation=thread):
+        pass
+
+
 def test_a_session_renders_the_budget_and_records_the_outcome_once():
     sink = Collect()
     session = begin(Controller("cap:100", sinks=[sink], route="support"), temperature=0.3)
@@ -280,6 +287,11 @@ def test_callbacks_run_in_order_off_the_hot_path_and_may_fail():
         ({"mode": "maybe"}, "mode: seen 'maybe', allowed: enforce, observe"),
         ({"caller_values": "ignore"}, "allowed: pin, ceiling"),
         ({"min_confidence": 3}, "between 0 and 1"),
+        ({"limits": {"deadline_s": 5}}, "limits: seen .*, allowed: Limits"),
+        ({"sinks": "outcomes.jsonl"}, "sinks: seen 'o', allowed: JsonlSink"),
+        ({"capabilities": "own.toml"}, "capabilities: seen 'own.toml', allowed: .*Table.load"),
+        ({"prices": "own.toml"}, "prices: seen 'own.toml', allowed: .*Prices.load"),
+        ({"callbacks": print}, "callbacks: seen .*, allowed: Callbacks"),
     ],
 )
 def test_a_controller_is_never_half_built(arguments: dict[str, Any], said: str):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from budgetctl.adapters.paths import EFFORT_PATHS, GRAMMARS, SWITCHES, THINKING, dig, plant
+from budgetctl.adapters.paths import EFFORT_PATHS, GRAMMARS, SWITCHES, THINKING, blocked, dig, plant
 from budgetctl.capabilities import Capability
 from budgetctl.stopping.criteria import GRACE
 from budgetctl.types import EFFORTS, AppliedControl, CallerValues, Strength
@@ -79,11 +79,17 @@ class Writer:
         return dig(self.params, path) if found is None else found
 
     def put(self, path: str, value: Any, strength: Strength) -> None:
-        """Write one control, where the call already has it or where the dialect's SDK takes it."""
+        """Write one control, where the call already has it or where the dialect's SDK takes it.
+
+        A value of another kind in its way, such as ``thinking=True``, is the caller's and stays.
+        """
         head = path.partition(".")[0]
         elsewhere = head not in self.dialect.standard and head not in self.params
         if elsewhere or head in (self.params.get("extra_body") or ()):
             path = f"extra_body.{path}"
+        if (theirs := blocked(self.params, path)) is not None:
+            self.pinned.append(theirs.removeprefix("extra_body."))
+            return
         plant(self.params, path, value)
         self.controls.append(
             AppliedControl(name=path.removeprefix("extra_body."), value=value, strength=strength)

@@ -80,6 +80,13 @@ def dig(body: Any, path: str) -> Any:
     return body
 
 
+def blocked(body: Mapping[str, Any], path: str) -> str | None:
+    """Return the first path above ``path`` that holds anything but a mapping; None where none does."""
+    *parents, _ = path.split(".")
+    above = (".".join(parents[: n + 1]) for n in range(len(parents)))
+    return next((p for p in above if not isinstance(dig(body, p), Mapping | None)), None)
+
+
 def uproot(body: dict[str, Any], path: Sequence[str]) -> None:
     """Take out a value, and the mappings that it leaves empty."""
     head, *rest = path

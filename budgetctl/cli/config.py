@@ -57,7 +57,7 @@ def check(args: argparse.Namespace) -> int:
         settings = Settings.load(args.path)
         settings.controller(sinks=(), audits=None).classifier()
         rows = list(_rows(settings))
-        errors += _sink(settings.sink)
+        errors += _writable("sink", settings.sink) + _journal(settings)
         (errors if settings.strict else warnings).extend(filter(None, map(_warning, rows)))
     except BudgetctlError as error:
         errors += str(error).splitlines()
@@ -156,12 +156,23 @@ def _asked(row: dict[str, Any]) -> str:
     return f"{row['policy']} within {limits}" if limits else str(row["policy"])
 
 
-def _sink(path: Path | None) -> list[str]:
-    """Say why outcomes cannot be appended to ``path``, without making it."""
+def _writable(key: str, path: Path | None) -> list[str]:
+    """Say why rows cannot be appended to ``path``, without making it."""
     if path is None:
         return []
+    if path.is_dir():
+        return [f"{key}: seen {str(path)!r}, a directory; allowed: a file"]
     place = path if path.exists() else next(above for above in path.absolute().parents if above.exists())
-    return [] if os.access(place, os.W_OK) else [f"sink: {path}: {place} cannot be written"]
+    usable = os.access(place, os.W_OK) and (path.exists() or place.is_dir())
+    return [] if usable else [f"{key}: {path}: {place} cannot be written"]
+
+
+def _journal(settings: Settings) -> list[str]:
+    """Say why audits cannot be kept: the journal that is there may be of another policy."""
+    path = settings.audit.journal
+    if path is not None and path.is_file() and path.stat().st_size:
+        settings.audits()
+    return _writable("audit.journal", path)
 
 
 def _show(path: str, rows: list[dict[str, Any]], *, warnings: list[str], errors: list[str]) -> None:

@@ -99,9 +99,11 @@ def explain(error: Any, settings: type[BaseModel], where: str, overrides: Mappin
         near = close_to(path[-1], known)
         yield f"{source}: unknown key {key!r} = {error['input']!r}{near}; allowed: {', '.join(known)}"
     elif error["type"] == "missing":
-        yield f"{source}: key {key!r} is missing"
+        yield f"{_source(path[:-1], where, overrides)}: key {key!r} is missing"
+    elif error["type"] in ("dict_type", "model_type"):
+        yield f"{source}: {key}: seen {error['input']!r}: Input should be a table"
     else:
-        yield f"{source}: {key}: seen {error['input']!r}: {error['msg']}"
+        yield f"{source}: {key}: seen {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _source(path: Sequence[str], where: str, overrides: Mapping[str, Any]) -> str:

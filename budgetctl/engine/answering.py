@@ -38,6 +38,7 @@ class Answering:
 
     Attributes:
         thoughts: What was thought so far, piece by piece; empty before the first step.
+        unread: What the caller's own call has brought, where it has no choices: that is the caller's to see.
         actuator: Name of the ending that wrote the answer; None before, and where a new call did.
         degraded: The answer does not go on from the model's own thought.
         can_switch_off: Calling again with thinking off could still bring something new.
@@ -59,6 +60,7 @@ class Answering:
         on_broken: OnBroken,
     ) -> None:
         self.thoughts: list[str] = []
+        self.unread: Any = None
         self.actuator: str | None = None
         self.degraded = False
         self.can_switch_off = session.capability.off is not None and steerable(session.caller_params)
@@ -206,7 +208,10 @@ class Answering:
         transcript = self._ledger.begin(untagged=thinks and self._ledger.first.untagged)
         yield from self._delivery.shut(self._ledger)
         if not self._stream:  # as the caller called: a server may do what is asked of it only so
-            body = self._codec.dump((yield self._send(CHAT, params, stream=False)))
+            response = yield self._send(CHAT, params, stream=False)
+            body = self._codec.dump(response)
+            if thinks and not body.get("choices"):
+                self.unread = response
             yield from self._second(body, transcript.feed(body))
         else:
             handle = yield self._send(CHAT, asked(params, self._session.capability))

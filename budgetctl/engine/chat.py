@@ -206,7 +206,7 @@ class ChatCall:
             self._stopper.judge(body)
         except Exception as error:
             if self._stopper.watching or self._guard.ours:
-                logger.warning("watching ended: %s: %s", type(error).__name__, error)
+                logger.warning("watching ended: %s", brief(error))
                 self._notes.append(f"watching ended: {brief(error)}")
             self._stopper.deafen()
             self._guard.ours = False
@@ -228,7 +228,7 @@ class ChatCall:
         first = self._ledger.first
         # Closing a thought that never began, or a response of nothing at all, would only switch thinking off.
         came = first.heard or first.finish is not None
-        while self._missing():
+        while self._missing() and self._answering.unread is None:
             step = self._guard.next(
                 can_continue=self._answering.can_continue and first.heard,
                 can_switch_off=self._answering.can_switch_off and came,
@@ -244,7 +244,9 @@ class ChatCall:
         if self._changed:
             yield from self._delivery.end(self._ledger)
         self._finish()
-        if not self._stream:
+        if self._answering.unread is not None:
+            yield Emit(self._answering.unread)
+        elif not self._stream:
             yield Emit(self._codec.completion(self._delivery.assembled.completion()))
 
     def _own_again(self) -> Machine:
@@ -285,8 +287,8 @@ class ChatCall:
                 fallback="; ".join(self._notes) or None,
                 controls=self._stopper.controls,
             )
-        except Exception:
-            logger.warning("the outcome could not be recorded", exc_info=True)
+        except Exception as error:
+            logger.warning("the outcome could not be recorded: %s", brief(error))
 
     def _acted(self) -> Acted:
         answering = self._answering

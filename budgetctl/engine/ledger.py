@@ -79,7 +79,7 @@ class Ledger:
             and again.prompt_tokens
             and thought is not None
         ):
-            closing = Transcript.count(self._capability.close_text, self._counter)
+            closing = self.first.count(self._capability.close_text)
             usages[0] = replace(usages[0], prompt_tokens=max(0, again.prompt_tokens - thought - closing))
         return usages
 

@@ -113,7 +113,7 @@ class PassingCall:
             for event in events:
                 self._session.controller.callbacks.emit("on_delta", event)
         except Exception as error:
-            logger.warning("watching ended: %s: %s", type(error).__name__, error)
+            logger.warning("watching ended: %s", brief(error))
             self._notes.append(f"watching ended: {brief(error)}")
             self._deaf = True
 
@@ -138,5 +138,5 @@ class PassingCall:
                 fallback="; ".join(self._notes) or None,
                 controls=self._controls,
             )
-        except Exception:
-            logger.warning("the outcome could not be recorded", exc_info=True)
+        except Exception as error:
+            logger.warning("the outcome could not be recorded: %s", brief(error))

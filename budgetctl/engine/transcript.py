@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from budgetctl.channels import split_response
+from budgetctl.errors import brief
 from budgetctl.stopping.boundary import Boundaries
 from budgetctl.types import Event, Progress, Timing, Usage
+
+logger = logging.getLogger("budgetctl")
 
 Counter = Callable[[str], int]
 """Counts the tokens of a text."""
@@ -48,8 +52,8 @@ class Channels(Protocol):
 class Transcript:
     """Accumulates events.
 
-    Token counts are exact where ``counter`` is given. Otherwise a short delta counts as one token, because
-    that is what servers send, and a longer one as a token for every four characters.
+    Token counts are exact where ``counter`` is given and does not fail. Otherwise a short delta counts as
+    one token, because that is what servers send, and a longer one as a token for every four characters.
 
     Args:
         closed: Thinking was closed in the prompt already. Parsers that look for the closing tag in the output
@@ -204,15 +208,16 @@ class Transcript:
         """Whether anything has arrived."""
         return bool(self._reasoning or self._answer or self.called)
 
-    @staticmethod
-    def count(text: str, counter: Counter | None) -> int:
+    def count(self, text: str) -> int:
         """Return the tokens of ``text``, counted or estimated."""
-        return counter(text) if counter is not None else round(len(text) / 4)
+        counted = self._counted(text)
+        return round(len(text) / 4) if counted is None else counted
 
     def _counts(self, output: int | None) -> tuple[int, int]:
         thought, answered = self.reasoning_tokens, self._answer_tokens
-        if self._counter is not None:
-            thought, answered = self._counter(self.reasoning), self._counter(self.answer)
+        counted, also = self._counted(self.reasoning), self._counted(self.answer)
+        if counted is not None and also is not None:
+            thought, answered = counted, also
         answered += self._tool_tokens
         if output is None:
             return thought, answered
@@ -254,9 +259,16 @@ class Transcript:
             self.finish = event.finish
 
     def _count(self, text: str) -> int:
-        if self._counter is not None:
-            return self._counter(text)
-        return 1 if len(text) <= _SHORT else round(len(text) / 4)
+        return 1 if self._counter is None and len(text) <= _SHORT else self.count(text)
+
+    def _counted(self, text: str) -> int | None:
+        """Count with the user's tokenizer; one that fails, as on a special token, is done without."""
+        try:
+            return None if self._counter is None else self._counter(text)
+        except Exception as error:
+            logger.warning("the tokenizer failed, tokens are estimated: %s", brief(error))
+            self._counter = None
+            return None
 
     @property
     def elapsed_s(self) -> float:

@@ -40,7 +40,15 @@ def controller_of(
             sink = JsonlSink(sink)
         if sink is not None:
             settings["sinks"] = (*settings.get("sinks", ()), sink)
-        return Controller(policy or "auto", caller_values=caller_values or "pin", route=route, **settings)
+        return Controller(
+            "auto" if policy is None else policy,
+            caller_values="pin" if caller_values is None else caller_values,
+            route=route,
+            **settings,
+        )
+    if not isinstance(controller, Controller):
+        allowed = "a Controller, such as budgetctl.Settings.load().controller()"
+        raise ConfigError(f"controller: seen {type(controller).__name__}, allowed: {allowed}")
     given = {"caller_values": caller_values, "sink": sink, **settings}
     said = sorted(name for name, value in given.items() if value is not None)
     if said:

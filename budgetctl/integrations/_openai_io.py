@@ -35,10 +35,11 @@ class SdkCodec:
     """Turns the SDK's models into dicts and back."""
 
     def dump(self, item: Any) -> dict[str, Any]:
-        """Return a model as a plain dict; what is no JSON object has nothing to read."""
+        """Return a model as a plain dict; what is none, or has malformed choices, has nothing to read."""
         if isinstance(item, BaseModel):
-            return item.model_dump(exclude_unset=True, warnings=False)
-        return dict(item) if isinstance(item, Mapping) else {}
+            item = item.model_dump(exclude_unset=True, warnings=False)
+        choices = item.get("choices") or [] if isinstance(item, Mapping) else None
+        return dict(item) if isinstance(choices, list) and all(map(_is_choice, choices)) else {}
 
     def chunk(self, body: Mapping[str, Any]) -> Any:
         """Build a chat chunk."""
@@ -104,6 +105,15 @@ class Wire:
             if isinstance(parsed, BaseModel):
                 parsed._request_id = getattr(result, "_request_id", None)
         return parsed
+
+
+def _is_choice(choice: Any) -> bool:
+    """Whether a choice is as the API has it; SDKs build their models from whatever comes."""
+    if not isinstance(choice, Mapping):
+        return False
+    said = choice.get("delta") or choice.get("message") or {}
+    calls = said.get("tool_calls") or () if isinstance(said, Mapping) else None
+    return isinstance(calls, list | tuple) and all(isinstance(call, Mapping) for call in calls)
 
 
 def again(options: Any) -> Any:

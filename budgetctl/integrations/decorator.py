@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from budgetctl.adapters import anthropic, google, openai_chat
 from budgetctl.adapters.paths import without_auto
 from budgetctl.callbacks import logger
+from budgetctl.capabilities import ENDPOINTS
 from budgetctl.controller import Controller, Render
 from budgetctl.conversation import given_id
 from budgetctl.errors import BudgetctlError, ConfigError, brief
@@ -374,6 +375,8 @@ def _query_source(
         return lambda arguments: query(**arguments)
     names = [query] if query is not None else list(QUERY_NAMES)
     found = next((n for n in names if n in signature.parameters), None)
+    if found is None and query is not None:
+        raise ConfigError(f"{_name(function)}{signature}: query: there is no parameter {query!r}")
     if found is None:
         raise ConfigError(
             f"{_name(function)}{signature}: no parameter carries the query; "
@@ -444,11 +447,13 @@ def budgeted(
         settings: Passed to :class:`~budgetctl.Controller`.
 
     Raises:
-        ConfigError: The policy does not parse, no parameter carries the query, or both a controller and
-            settings of one are given.
+        ConfigError: The policy does not parse, there is no such kind of endpoint, no parameter carries the
+            query, or both a controller and settings of one are given.
     """
     if callable(policy) and not isinstance(policy, Policy):
         return budgeted()(policy)
+    if endpoint not in ENDPOINTS:
+        raise ConfigError(f"endpoint: seen {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
     decider = controller_of(controller, policy=policy, route=route, **settings)
 
     def decorate(function: Callable[..., Any]) -> Any:

@@ -114,7 +114,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             raise ConfigError(f"endpoint: seen {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
         if tokens_per_turn is not None and (not isinstance(tokens_per_turn, int) or tokens_per_turn < 0):
             raise ConfigError(f"tokens_per_turn: seen {tokens_per_turn!r}, allowed: a whole number from 0")
-        if usd_per_turn is not None and not usd_per_turn >= 0:
+        if usd_per_turn is not None and not (isinstance(usd_per_turn, int | float) and usd_per_turn >= 0):
             raise ConfigError(f"usd_per_turn: seen {usd_per_turn!r}, allowed: a number from 0")
         self.controller = controller_of(
             controller, policy=policy, route=route, caller_values=caller_values, sink=sink, **settings

@@ -97,12 +97,25 @@ def test_without_aliases_there_is_a_row_for_each_route(capsys: pytest.CaptureFix
         ('prices = "nothing.toml"', ["nothing.toml cannot be read"]),
         ('classifier = "nobody"', ["nobody"]),
         ('policy = "certified:nothing.json"', ["policy: seen 'certified:nothing.json'", "nothing.json"]),
+        ('sink = "."', ["sink: seen '.', a directory; allowed: a file"]),
+        ('sink = "budgetctl.toml/rows.jsonl"', ["sink: budgetctl.toml/rows.jsonl: ", "cannot be written"]),
+        ('[audit]\njournal = "."', ["audit.journal: seen '.', a directory; allowed: a file"]),
     ],
 )
 def test_what_cannot_be_used_is_a_verdict(capsys: pytest.CaptureFixture[str], text: str, said: list[str]):
     errors = "\n".join(check(capsys, text, code=1)["errors"])
     for part in said:
         assert part in errors
+
+
+def test_a_journal_of_another_policy_cannot_be_used(capsys: pytest.CaptureFixture[str]):
+    text = '[audit]\nrate = 0.1\nusd_per_day = 1\njournal = "journal.jsonl"'
+    check(capsys, f'policy = "cap:100"\n{text}')
+    assert not Path("journal.jsonl").exists(), "looking makes nothing"
+    Settings.load({"policy": "cap:100", "audit": {"journal": "journal.jsonl"}}, env={}).audits()
+    check(capsys, f'policy = "cap:100"\n{text}')
+    [error] = check(capsys, f'policy = "cap:200"\n{text}', code=1)["errors"]
+    assert "journal.jsonl: the journal is of" in error
 
 
 def test_a_file_that_is_not_there_is_a_mistake_of_the_call(capsys: pytest.CaptureFixture[str]):

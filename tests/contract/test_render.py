@@ -73,6 +73,19 @@ def test_no_level_switches_on_a_model_that_does_not_think_by_default(level: str)
     assert asked.params["reasoning_effort"] == "low", "the caller has switched it on"
 
 
+@pytest.mark.parametrize("caller_values", ["pin", "ceiling"])
+@pytest.mark.parametrize(
+    ("own", "place"),
+    [({"thinking": True}, "thinking"), ({"thinking": "enabled"}, "thinking"), ("not a body", "extra_body")],
+)
+def test_a_value_of_another_kind_in_the_way_of_a_control_stays(own: Any, place: str, caller_values: Any):
+    deepseek = TABLE.lookup("deepseek-v4-pro", "deepseek")
+    rendered = chat(Budget(reasoning_tokens=0), deepseek, caller_values=caller_values, extra_body=own)
+    assert rendered.params["extra_body"] == own
+    assert rendered.pinned == (place,)
+    assert rendered.controls == ()
+
+
 def test_off_uses_the_switch_and_keeps_what_else_the_caller_put_there():
     own = {"chat_template_kwargs": {"tone": "dry"}}
     rendered = chat(Budget(reasoning_tokens=0), QWEN, extra_body=own)

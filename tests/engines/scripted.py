@@ -155,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif refused:
             said = self.server.says or f"unknown field {refused} in {seen.body}"
             self._json({"error": {"message": said}}, status=400)
+        elif self.server.scenario == "null choice" and not seen.body.get("stream"):
+            self._json({"object": "chat.completion", "choices": [None]})
         elif self.server.scenario == "error in disguise":
             self._json({"error": {"message": "no provider is free"}})
         elif seen.path == "/chat/completions/control":
@@ -215,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
         words, answer, finish = self._script(seen)
         self.server.ended.clear()
         yield self._chunk({"role": "assistant", "content": ""})
+        if self.server.scenario == "null choice":
+            yield {**self._chunk({}), "choices": [None], "usage": "none yet"}
         if self.server.scenario in ("inline", "missing open tag"):
             yield from self._inline(words, answer)
         else:

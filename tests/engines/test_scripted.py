@@ -170,6 +170,25 @@ def test_a_tokenizer_makes_counts_exact(server: Scripted, make: Make):
     assert budgetctl.outcome(reply).usage.provenance == "counted"
 
 
+@pytest.mark.parametrize("endpoint", ["vllm", "sglang"])
+def test_a_tokenizer_that_fails_is_done_without_and_never_quoted(
+    server: Scripted, make: Make, endpoint: str, caplog: pytest.LogCaptureFixture
+):
+    def fails(text: str) -> int:
+        raise ValueError(f"disallowed special token in {text!r}")
+
+    client = make("cap:12", endpoint=endpoint, tokenizer=fails)
+    stream = client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    assert shown(stream).content.endswith(TEXT)
+    outcome = budgetctl.outcome(stream)
+    assert outcome.usage.provenance == "estimated"
+    assert outcome.usage.reasoning_tokens is not None
+    assert outcome.usage.reasoning_tokens <= 14, "the cap is kept all the same"
+    assert outcome.fallback is None
+    assert "the tokenizer failed, tokens are estimated: ValueError" in caplog.text
+    assert "special token" not in caplog.text
+
+
 def test_usage_is_rebuilt_for_who_asked_for_it(server: Scripted, make: Make):
     server.delay_s = 0.001
     stream = make(endpoint="sglang").chat.completions.create(
@@ -439,12 +458,28 @@ def test_a_server_that_cannot_stream_still_answers_who_did_not_ask_for_a_stream(
     )
 
 
-def test_a_body_without_choices_is_handed_on_as_it_came(server: Scripted, make: Make):
+@pytest.mark.parametrize(("endpoint", "calls"), [("vllm", 1), ("sglang", 2)])
+def test_a_body_without_choices_is_handed_on_as_it_came(
+    server: Scripted, make: Make, endpoint: str, calls: int
+):
     server.scenario = "error in disguise"
-    reply = make(endpoint="vllm").chat.completions.create(model=QWEN, messages=MESSAGES)
+    reply = make(endpoint=endpoint).chat.completions.create(model=QWEN, messages=MESSAGES)
     assert reply.error["message"] == "no provider is free"  # type: ignore[attr-defined]
-    assert len(server.seen) == 1
+    assert len(server.seen) == calls
+    assert server.seen[-1].body.get("stream") is None, "not as the stream that we read for a cap"
     assert not budgetctl.outcome(reply).answered
+
+
+@pytest.mark.parametrize("settings", [{"mode": "observe"}, {"endpoint": "vllm"}, {"endpoint": "sglang"}])
+def test_malformed_choices_are_handed_on_as_they_came(server: Scripted, make: Make, settings: dict[str, Any]):
+    server.scenario = "null choice"
+    client = make("cap:12", **settings)
+    stream = client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+    chunks = list(stream)
+    assert [c for c in chunks if c.choices == [None]]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices != [None]).endswith(TEXT)
+    if settings.get("endpoint") != "sglang":  # there a whole call is a stream underneath
+        assert client.chat.completions.create(model=QWEN, messages=MESSAGES).choices == [None]
 
 
 def test_choices_without_an_index_are_read(server: Scripted, make: Make):
@@ -494,6 +529,12 @@ def test_bad_arguments_are_refused_before_any_call(server: Scripted):
         wrap(sdk, controller=budgetctl.Controller("full", classifier=None), sink="x.jsonl")
     with pytest.raises(ConfigError, match="seen str"):
         wrap("client")  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="unknown part ''"):
+        wrap(sdk, policy="")
+    with pytest.raises(ConfigError, match=r"controller: seen Settings, allowed: .*\.controller\(\)"):
+        wrap(sdk, controller=budgetctl.Settings())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sinks: seen 3, allowed: JsonlSink"):
+        wrap(sdk, sink=3)  # type: ignore[arg-type]
     sdk.close()
 
 

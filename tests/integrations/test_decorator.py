@@ -150,6 +150,14 @@ def test_a_function_without_a_query_is_refused_when_it_is_decorated():
         def ask(a: int, b: int) -> int:
             return a + b
 
+    with pytest.raises(ConfigError, match="query: there is no parameter 'qestion'"):
+        budgeted("off", query="qestion")(lambda question: question)
+
+
+def test_a_kind_of_endpoint_that_is_none_is_refused_when_the_function_is_decorated():
+    with pytest.raises(ConfigError, match="endpoint: seen 'vlm', allowed: openai, "):
+        budgeted("cap:100", model="Qwen/Qwen3-8B", endpoint="vlm")
+
 
 def test_an_error_of_the_function_is_its_own_and_is_recorded():
     sink = Collect()

@@ -448,6 +448,7 @@ def test_outcomes_go_to_the_sink(provider: Provider, tmp_path: Any):
         {"tokens_per_turn": -1},
         {"tokens_per_turn": 1.5},
         {"usd_per_turn": -0.1},
+        {"usd_per_turn": "0.05"},
         {"endpoint": "nowhere"},
         {"policy": "cap:x"},
     ],
