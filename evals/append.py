@@ -22,9 +22,6 @@ class AppendFile:
     A line counts once its newline is on disk. A torn last line is cut off when the file is opened, so a
     resumed run computes that result again and nothing is lost or doubled. While it is open no second
     run can open it; the lock dies with the process.
-
-    Attributes:
-        repaired: Bytes of a torn last line that were cut off on opening.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -33,7 +30,7 @@ class AppendFile:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
-            self.repaired = self._repair()
+            self._repair()
         except BaseException:
             os.close(self._fd)
             raise
@@ -65,9 +62,8 @@ class AppendFile:
         except OSError:
             raise EvalError(f"{self.path}: another run is writing to this file") from None
 
-    def _repair(self) -> int:
+    def _repair(self) -> None:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         os.ftruncate(self._fd, whole)
         os.lseek(self._fd, 0, os.SEEK_END)
-        return len(content) - whole

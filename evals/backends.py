@@ -17,7 +17,7 @@ from budgetctl.evals.results import Result
 
 from budgetctl.capabilities import Table
 from budgetctl.errors import ConfigError, EvalError
-from budgetctl.stopping import Trials
+from budgetctl.stopping import Preset, Trials
 from budgetctl.types import Budget
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ class LocalBackend:
         grader: Decides whether an answer is right.
         settings: Whatever else makes two runs different.
         sampling: Arguments of ``generate``; nothing is greedy decoding.
-        presets: Other soft criteria for the stop presets, as tables (see :func:`budgetctl.stopping.soft`).
+        presets: Other soft criteria for the stop presets (see :func:`budgetctl.stopping.soft`).
+        capabilities: What models can do; None is the shipped table.
         concurrency: Copies at once, on a cluster; in this process there is one.
         more: Passed to :func:`budgetctl.integrations.transformers.generate`.
     """
 
     batched = True
     priced = False
+    endpoint = "in-process"
 
     def __init__(
         self,
@@ -56,12 +58,15 @@ class LocalBackend:
         grader: Grader,
         settings: Mapping[str, Any],
         sampling: Mapping[str, Any] | None = None,
-        presets: Mapping[str, Mapping[str, Any]] | None = None,
+        presets: Mapping[str, Preset] | None = None,
+        capabilities: Table | None = None,
         concurrency: int = 1,
         **more: Any,
     ) -> None:
+        from budgetctl.integrations.transformers import sampling_of
+
         self.model, self.concurrency = model, concurrency
-        facts = Table.load().lookup(model, "in-process").facts()
+        facts = (capabilities or Table.load()).lookup(model, self.endpoint).facts()
         switch = "enable_thinking" in (tokenizer.get_chat_template() or "")
         self.facts = replace(facts, can_cap=True, can_switch_off=facts.can_switch_off or switch)
         self.settings: Mapping[str, Any] = {
@@ -71,6 +76,7 @@ class LocalBackend:
         }
         self._network, self._tokenizer, self._grader = network, tokenizer, grader
         drawn = {"do_sample": True, **sampling} if sampling else {"do_sample": False}
+        self.sampling: Mapping[str, Any] = sampling_of(network, drawn)
         self._options = {"presets": presets, **more, **drawn}
 
     def generate(
@@ -119,16 +125,15 @@ class PocketBackend(LocalBackend):
 
     Args:
         folder: Another trained copy than the shipped one.
-        presets: As for :class:`LocalBackend`.
-        sampling: As there.
-        concurrency: As there.
+        presets: As for :class:`LocalBackend`, as are the others.
     """
 
     def __init__(
         self,
         *,
         folder: Path | None = None,
-        presets: Mapping[str, Mapping[str, Any]] | None = None,
+        presets: Mapping[str, Preset] | None = None,
+        capabilities: Table | None = None,
         sampling: Mapping[str, Any] | None = None,
         concurrency: int = 1,
     ) -> None:
@@ -144,6 +149,7 @@ class PocketBackend(LocalBackend):
             settings={"weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16]},
             sampling=sampling,
             presets=presets,
+            capabilities=capabilities,
             concurrency=concurrency,
             close_text=pocket.CLOSE_TEXT,
             trials=POCKET_TRIALS,
@@ -153,10 +159,13 @@ class PocketBackend(LocalBackend):
         return _one_thread()
 
 
-def from_transformers(
-    name: str, *, grader: Grader, sampling: Mapping[str, Any] | None = None, concurrency: int = 1
-) -> LocalBackend:
+def from_transformers(name: str, *, grader: Grader, **more: Any) -> LocalBackend:
     """Load a model and its tokenizer from a folder or the model hub, on a GPU where there is one.
+
+    Args:
+        name: Folder or name.
+        grader: As for :class:`LocalBackend`.
+        more: Its further arguments.
 
     Raises:
         ConfigError: It cannot be loaded, or has no chat template.
@@ -181,8 +190,7 @@ def from_transformers(
         model=name,
         grader=grader,
         settings={"device": device},
-        sampling=sampling,
-        concurrency=concurrency,
+        **more,
     )
 
 

@@ -19,7 +19,7 @@ from budgetctl.evals.replayed import Replayed
 from budgetctl.evals.results import Floats, Result, column
 from numpy.typing import ArrayLike, NDArray
 
-from budgetctl.policy import Cap, Full, Off
+from budgetctl.policy import MAX_CAP, Cap, Full, Off
 from budgetctl.types import Pace, StopReason
 
 ORACLE = "oracle"
@@ -37,7 +37,7 @@ def cap_grid(lengths: Sequence[int] | Floats, *, shares: Sequence[float] = CAP_S
     if not len(lengths):
         return []
     values = np.quantile(np.asarray(lengths, dtype=float), shares)
-    return sorted({max(1, math.ceil(value)) for value in values})
+    return sorted({min(max(1, math.ceil(value)), MAX_CAP) for value in values})
 
 
 def fixed_curve(
@@ -50,10 +50,9 @@ def fixed_curve(
         pace: The speed profile.
         caps: The grid; None takes recorded caps near quantiles of the natural lengths.
     """
-    lengths = recording.lengths[~np.isnan(recording.lengths)]
-    grid = _recorded(recording, cap_grid(lengths)) if caps is None else sorted(set(caps))
-    if len(lengths) < len(recording):
-        grid = []
+    grid: Sequence[int] = []
+    if recording.has_lengths:
+        grid = _recorded(recording, cap_grid(recording.lengths)) if caps is None else sorted(set(caps))
     runs = {"full": replay(recording, Full(), pace=pace)}
     if recording.has_off:
         runs["off"] = replay(recording, Off(), pace=pace)

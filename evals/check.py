@@ -18,13 +18,12 @@ from budgetctl.evals import calls, compare, metrics, report, runfolder, stats, v
 from budgetctl.evals.live import LiveRun
 from budgetctl.evals.results import ClusterBy, Result, column
 from budgetctl.evals.spend import Spend
-from budgetctl.evals.suites import open_suite, with_settings
+from budgetctl.evals.suites import measuring, open_suite, with_settings
 from budgetctl.evals.verdict import points, share, span
 
 from budgetctl.config import Settings
 from budgetctl.controller import Classifier
 from budgetctl.errors import ConfigError
-from budgetctl.policy import parse
 
 MARGIN = 0.01
 HARMED_SHOWN = 5
@@ -187,12 +186,13 @@ def check(
         ConfigError: The arguments do not fit together.
         LimitReached: The run stopped at a limit.
     """
-    name = str(parse(policy))
+    settings = Settings.load()
+    name = str(settings.parse(policy))
     if name == metrics.FULL:
         raise ConfigError("policy='full': full thinking is what policies are held against")
-    settings = Settings.load()
     options |= with_settings(suite, options, settings=settings.eval)
-    opened = open_suite(suite, samples=samples, seed=seed, prices=settings.prices, **options)
+    base = measuring(settings, classifier=classifier)
+    opened = open_suite(suite, samples=samples, seed=seed, base=base, **options)
     run = LiveRun(
         suite=opened,
         policies=[metrics.FULL, name],
@@ -200,7 +200,7 @@ def check(
         seed=seed,
         samples=samples,
         batch_size=batch_size,
-        classifier=classifier,
+        base=base,
         spend=Spend(max_usd=max_usd, max_tokens=max_tokens),
     )
     runs = run.run()

@@ -67,6 +67,7 @@ class EndpointBackend:
         per_minute: Calls that may begin per minute; None is any number.
         sampling: Parameters that every call sets, such as ``temperature``.
         prices: What tokens cost; None is the shipped table.
+        capabilities: What models can do, likewise.
 
     Raises:
         ConfigError: An argument does not fit.
@@ -85,23 +86,26 @@ class EndpointBackend:
         per_minute: float | None = None,
         sampling: Mapping[str, Any] | None = None,
         prices: Prices | None = None,
+        capabilities: Table | None = None,
     ) -> None:
         if concurrency < 1:
             raise ConfigError(f"concurrency {concurrency}: expected 1 or more calls at once")
         if endpoint is not None and endpoint not in ENDPOINTS:
             raise ConfigError(f"endpoint {endpoint!r}: allowed are {', '.join(ENDPOINTS)}")
-        self.model, self.concurrency, self.endpoint = model, concurrency, endpoint
-        kind = endpoint or guess_endpoint(base_url)
-        capability = Table.load().lookup(model, kind)
+        self.model, self.concurrency = model, concurrency
+        self.sampling: Mapping[str, Any] = dict(sampling or {})
+        self.endpoint = endpoint or guess_endpoint(base_url)
+        self._prices, self._capabilities = prices or Prices.load(), capabilities or Table.load()
+        capability = self._capabilities.lookup(model, self.endpoint)
         self.facts = capability.facts()
-        self.priced = (prices or Prices.load()).lookup(model) is not None
-        self._seeded, self._sampling, self._grader = kind in SEEDED, dict(sampling or {}), grader
+        self.priced = self._prices.lookup(model) is not None
+        self._seeded, self._grader = self.endpoint in SEEDED, grader
         self._counted = capability.stream_usage == "include_usage"
-        self._base_url, self._prices, self._per_minute = base_url, prices, per_minute
+        self._base_url, self._per_minute = base_url, per_minute
         self.settings: Mapping[str, Any] = {
             "base_url": base_url,
             "endpoint": endpoint,
-            "sampling": self._sampling,
+            "sampling": self.sampling,
             "seeded": self._seeded,
         }
 
@@ -120,8 +124,14 @@ class EndpointBackend:
         client = OpenAI(
             base_url=self._base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=0
         )
-        prices = self._prices or Prices.load()
-        return budgetctl.wrap(client, policy="full", classifier=None, endpoint=self.endpoint, prices=prices)
+        return budgetctl.wrap(
+            client,
+            policy="full",
+            classifier=None,
+            endpoint=self.endpoint,
+            prices=self._prices,
+            capabilities=self._capabilities,
+        )
 
     @cached_property
     def _pacer(self) -> Pacer:
@@ -156,7 +166,7 @@ class EndpointBackend:
         try:
             # Streamed, since only a stream shows when the answer begins and can be cut on the way.
             stream = client.chat.completions.create(
-                model=self.model, messages=messages, stream=True, **params, **self._sampling
+                model=self.model, messages=messages, stream=True, **params, **self.sampling
             )
             chunks = list(stream)
             answer = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)

@@ -105,6 +105,8 @@ class LiveRun:
         samples: How often every question is asked.
         batch_size: Questions per call of a backend that takes many.
         classifier: What estimates: an object, a registered name, or None.
+        base: What decides, each time under another policy; None is a controller with nothing but
+            ``classifier``, which is left out of account where there is one.
         spend: Limits, and what was spent.
         engine: Where the calls are made.
         progress: Told of every call.
@@ -121,6 +123,7 @@ class LiveRun:
     samples: int = 1
     batch_size: int = 32
     classifier: Classifier | str | None = "default"
+    base: Controller | None = None
     spend: Spend = field(default_factory=Spend)
     engine: EngineName = "local"
     progress: Callable[[int, str], Progress] = Progress
@@ -160,13 +163,22 @@ class LiveRun:
             **({"batch_size": self.batch_size} if self.suite.backend.batched else {}),
             "concurrency": self.suite.backend.concurrency,
             "classifier": self._classifier_name(),
+            **self._configured(),
             **self.suite.backend.settings,
         }
 
+    def _controller(self, policy: str) -> Controller:
+        return (self.base or Controller(classifier=self.classifier)).with_policy(policy)
+
+    def _configured(self) -> dict[str, Any]:
+        """Return what decides otherwise than without a configuration."""
+        own, plain = (_decisive(one) for one in (self._controller("full"), Controller(classifier=None)))
+        return {key: value for key, value in own.items() if value != plain[key]}
+
     def _classifier_name(self) -> str | None:
-        if self.classifier is None or not any(parse(policy).needs_estimate for policy in self.policies):
+        if not any(parse(policy).needs_estimate for policy in self.policies):
             return None
-        found = Controller(classifier=self.classifier).classifier()
+        found = self._controller("full").classifier()
         return None if found is None else found.hash
 
     def run(self) -> dict[str, list[Result]]:
@@ -200,7 +212,7 @@ class LiveRun:
         backend = self.suite.backend
         batch = self.batch_size if backend.batched else 1
         size = batch if backend.concurrency == 1 else batch * backend.concurrency * TURN
-        controllers = {policy: Controller(policy, classifier=self.classifier) for policy in self.policies}
+        controllers = {policy: self._controller(policy) for policy in self.policies}
         engine = start(self.engine, backend)
         try:
             for turn in turns(self.suite.questions, self.policies, samples=self.samples, size=size):
@@ -251,6 +263,9 @@ class LiveRun:
             Query.from_text(question.text, model=backend.model),
             facts=backend.facts,
             pace=self._speeds.pace(self.suite.name, backend.model),
+            price=controller.prices.lookup(backend.model),
+            endpoint=backend.endpoint,
+            params=backend.sampling,
         )
 
     def _keep(
@@ -315,5 +330,16 @@ class LiveRun:
         )
 
 
+def _decisive(controller: Controller) -> dict[str, Any]:
+    return {
+        "presets": controller.presets or None,
+        "min_confidence": controller.min_confidence,
+        "usd_per_s": controller.limits.usd_per_s,
+        "capabilities": controller.capabilities.version,
+    }
+
+
 def _notes(result: Result, decision: Decision) -> tuple[str, ...]:
-    return (*result.notes, decision.fallback) if decision.fallback else result.notes
+    void = decision.certificate_void_reason if decision.policy.startswith("certified:") else None
+    why = decision.fallback or (f"certificate void: {void}" if void else None)
+    return (*result.notes, why) if why else result.notes

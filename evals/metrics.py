@@ -8,6 +8,9 @@ Definitions (n questions; several samples of one question are averaged first):
   every call, else of all output tokens (``token_basis`` says which).
 * ``lift_over_cap``: accuracy minus that of the fixed cap with the same mean tokens
   (``baselines.matched_mix``).
+* ``mcnemar_p``: the exact McNemar test. Where there are several calls per question (or clusters are drawn),
+  questions (clusters) on which the policy is right more often are held against those on which it is right
+  less often; ``harm`` and ``help`` count calls.
 * ``split``: what the budget, the classifier and the stop contributed to the saving
   (:mod:`~budgetctl.evals.ablation`); ``curves``: AIQ, APGR and CPT (:mod:`~budgetctl.evals.curves`).
 * ``variance_questions`` and ``variance_samples``: the two parts of the variance of the accuracy, that of
@@ -16,8 +19,9 @@ Definitions (n questions; several samples of one question are averaged first):
 * Times and goodput are those of :mod:`~budgetctl.evals.serving`, adherence and truncation those of
   :mod:`~budgetctl.evals.control`.
 * Intervals are paired percentile bootstraps at 95 %; every statistic, the interpolation between caps
-  included, is computed anew in every resample. Where nothing differs between two runs the interval is as
-  wide as n questions without a difference allow (``stats.rule_of_three``).
+  included, is computed anew in every resample. To accuracy differences and lifts unseen events are added
+  (``stats.paired_interval``). Where nothing differs between two runs the interval is as wide as n questions
+  without a difference allow (``stats.rule_of_three``).
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from budgetctl.evals.results import ClusterBy, Floats, Paired, Result, budgets, 
 from budgetctl.evals.serving import known, serving
 
 from budgetctl.errors import BudgetctlError, PairingError
-from budgetctl.policy import Cap, Full, Off, parse
+from budgetctl.policy import Cap, Certified, Deadline, Effort, Full, Off, Policy, parse
 from budgetctl.stopping.presets import WITH_TRIALS
 from budgetctl.types import Budget
 
@@ -148,11 +152,21 @@ class Evaluation:
 
 def is_fixed(name: str) -> bool:
     """Return whether a policy gives every question the same budget: full, off or a cap, without trials."""
+    return _is(name, Full, Off, Cap)
+
+
+def is_uniform(name: str) -> bool:
+    """Return whether a policy looks at no question: it is fixed, or an effort level or a deadline."""
+    return _is(name, Full, Off, Cap, Effort, Deadline)
+
+
+def _is(name: str, *kinds: type[Policy]) -> bool:
     try:
         policy = parse(name)
     except BudgetctlError:
         return False
-    return isinstance(policy, Full | Off | Cap) and policy.stop not in WITH_TRIALS
+    policy = policy.member if isinstance(policy, Certified) else policy
+    return isinstance(policy, kinds) and getattr(policy, "stop", None) not in WITH_TRIALS
 
 
 def unrestricted(budget: Budget) -> bool:
@@ -261,7 +275,7 @@ class _Table:
         results, full = self.paired.runs[name], self.paired.runs[self.reference]
         accuracy = _average(self.accuracy[name])
         assert accuracy is not None
-        counts = stats.harm_help(column(full, "correct"), column(results, "correct"))
+        harm, gain = stats.harm_help(column(full, "correct"), column(results, "correct"))
         compared = name != self.reference
         delta, delta_ci, delta_se = self._delta(name) if compared else (None, None, None)
         saving, saving_ci = self._saving(name) if compared else (None, None)
@@ -275,9 +289,9 @@ class _Table:
             delta_accuracy=delta,
             delta_ci=delta_ci,
             delta_se=delta_se,
-            harm=counts.harm if compared else None,
-            help=counts.help if compared else None,
-            mcnemar_p=counts.p_value if compared else None,
+            harm=harm if compared else None,
+            help=gain if compared else None,
+            mcnemar_p=self._mcnemar(name) if compared else None,
             token_basis=self.basis,
             reasoning_tokens_mean=_average(self.reasoning[name]),
             output_tokens_mean=_average(self._mean(results, "output_tokens")),
@@ -301,25 +315,37 @@ class _Table:
         low, high = stats.difference_interval(self._draws("accuracy", name), point=point, n=self.units)
         return max(low, 0.0), high
 
-    def _delta(self, name: str) -> tuple[float, stats.Interval, float | None]:
+    def _difference(self, name: str) -> Floats:
         ours, full = self.accuracy[name], self.accuracy[self.reference]
         assert ours is not None
         assert full is not None
-        difference = ours - full
+        return ours - full
+
+    def _delta(self, name: str) -> tuple[float, stats.Interval, float | None]:
+        difference = self._difference(name)
         point = float(difference.mean())
         draws = self._draws("accuracy", name) - self._draws("accuracy", self.reference)
         limits = stats.paired_interval(draws, point=point, n=self.units, rng=self.rng)
-        if (
-            self.reference == FULL
-            and not difference.any()
-            and all(map(unrestricted, budgets(self.paired.runs[name])))
-        ):
+        if self._untouched(name):
             limits = (0.0, 0.0)  # the very same calls: there is nothing to be uncertain about
-        return (
-            point,
-            limits,
-            stats.paired_se(difference, groups=self.paired.groups),
-        )
+        return point, limits, stats.paired_se(difference, groups=self.paired.groups)
+
+    def _untouched(self, name: str) -> bool:
+        """Return whether a policy left every call as it was, and so is full thinking by another name."""
+        if self.reference != FULL or self._difference(name).any():
+            return False
+        return all(map(unrestricted, budgets(self.paired.runs[name])))
+
+    def _idle(self, name: str) -> bool:
+        """Return whether a policy was full thinking to the token: it has no lift, and saved nothing."""
+        same = _average(self.tokens[name]) == _average(self.tokens[self.reference])
+        return same and self._untouched(name)
+
+    def _mcnemar(self, name: str) -> float:
+        """Test over the units of the bootstrap: calls of one question, or cluster, are not independent."""
+        by_unit = np.bincount(self.paired.groups, weights=self._difference(name))
+        # Means of several samples may miss zero by a rounding error.
+        return stats.sign_test(int((by_unit < -1e-9).sum()), int((by_unit > 1e-9).sum()))
 
     def _saving(self, name: str) -> tuple[float | None, stats.Interval | None]:
         ours, full = self.tokens[name], self.tokens[self.reference]
@@ -335,7 +361,7 @@ class _Table:
         tokens, accuracy = _average(self.tokens[name]), _average(self.accuracy[name])
         if name in self.curve or name == ORACLE or len(self.curve) < 2:
             return None, None, None
-        if tokens is None or accuracy is None:
+        if tokens is None or accuracy is None or self._idle(name):
             return None, None, None
         points = {
             other: (float(np.mean(t)), float(np.mean(a)))
@@ -352,13 +378,15 @@ class _Table:
         )
         lift = accuracy - mix.accuracy
         draws = self._draws("accuracy", name) - matched
-        return mix, lift, stats.difference_interval(draws, point=lift, n=self.units)
+        return mix, lift, stats.paired_interval(draws, point=lift, n=self.units, rng=self.rng)
 
     def _split(self, name: str) -> Split | None:
         """Split a saving where everything that it takes was run: fixed budgets, and no stop preset."""
         bare = name if name in self.curve else self._bare(name)
         whole = self._drawn_tokens(self.reference)
         if name in (ORACLE, self.reference) or bare is None or whole is None or len(self.curve) < 2:
+            return None
+        if self._idle(name):
             return None
         policy, plain = self._drawn_tokens(name), self._drawn_tokens(bare)
         if policy is None or plain is None or not whole[1].all():

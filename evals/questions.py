@@ -37,6 +37,8 @@ class Backend(Protocol):
 
     Attributes:
         model: Name of the model, as the capability table knows it.
+        endpoint: Kind of endpoint that it stands at, likewise.
+        sampling: Sampling parameters that its calls set, for certificates.
         facts: What the model can do.
         settings: Whatever makes two runs different, as plain JSON values.
         concurrency: How many calls of :meth:`generate` may run at once.
@@ -45,6 +47,8 @@ class Backend(Protocol):
     """
 
     model: str
+    endpoint: str
+    sampling: Mapping[str, Any]
     facts: ModelFacts
     settings: Mapping[str, Any]
     concurrency: int

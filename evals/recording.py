@@ -85,6 +85,11 @@ class Recording:
         return bool((self.off >= 0).all())
 
     @property
+    def has_lengths(self) -> bool:
+        """Whether the tokens of every natural trace were recorded."""
+        return not np.isnan(self.lengths).any()
+
+    @property
     def coupled(self) -> bool:
         """Whether every trace was also recorded at prefixes."""
         return len(np.unique(self.prefix_trace)) == len(self)

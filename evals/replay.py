@@ -42,6 +42,8 @@ SPEED_PROFILES: Mapping[str, Pace] = {
 
 FactsOf = Callable[[str], ModelFacts]
 
+NO_TEXT = "no question text was recorded, so nothing was estimated"
+
 _BLIND_TO_QUERIES = (Full, Off, Cap, Deadline, Effort)
 """Policies that give all queries the same budget, as long as model and pace are the same."""
 
@@ -80,6 +82,7 @@ def replay(
     facts_of: FactsOf = no_facts,
     limits: Limits | None = None,
     presets: Mapping[str, Preset] | None = None,
+    base: Controller | None = None,
     every: int = EVERY,
 ) -> Replayed:
     """Return one result per trace under a policy, decided by the controller that live calls use.
@@ -95,6 +98,7 @@ def replay(
             switched off where an answer without it was recorded, is added.
         limits: What the caller could spend on each call.
         presets: Other soft criteria for the stop presets (see :func:`budgetctl.stopping.soft`).
+        base: What decides, under another policy, in the place of ``classifier``, ``limits`` and ``presets``.
         every: Tokens of thinking after a trial answer that ended nothing until the next one, the first time.
 
     Raises:
@@ -102,10 +106,11 @@ def replay(
         ClassifierError: The policy needs the classifier, and it cannot be loaded.
         EvalError: The recording cannot answer for a budget that the policy gave.
     """
-    sighted = Controller(policy, classifier=classifier, limits=limits)
+    base = base or Controller(classifier=classifier, limits=limits, presets=presets)
+    sighted = base.with_policy(policy)
     if sighted.policy.needs_estimate:
         sighted.classifier()  # a live call falls back when it is broken; a measurement of that means nothing
-    blind = Controller(policy, classifier=None, limits=limits)
+    blind = Controller(sighted.policy, classifier=None, limits=base.limits)
     assumed: dict[str, Any] = {}
     if isinstance(sighted.policy, Certified):  # a recording does not say where its calls went
         binds = sighted.policy.certificate.binds
@@ -117,11 +122,17 @@ def replay(
         query, name = recording.query(trace), recording.model(trace)
         facts = replace(facts_of(name), can_cap=True, can_switch_off=bool(recording.off[trace] >= 0))
         decision = (blind if query is None else sighted).decide(
-            query or Query.from_text("", model=name), facts=facts, pace=pace, **assumed
+            query or Query.from_text("", model=name),
+            facts=facts,
+            pace=pace,
+            price=base.prices.lookup(name),
+            **assumed,
         )
+        if query is None and sighted.policy.needs_estimate:
+            decision = replace(decision, fallback=NO_TEXT)
         given.add(decision)
     played = play(recording, given, which, pace=pace)
-    stop_early(played, presets=presets, every=every)
+    stop_early(played, presets=base.presets, every=every)
     return played
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from budgetctl.evals.cube import CubeBudget, CubeRow, parse_row
+from budgetctl.evals.cube import SCHEMA_MAJOR, CubeBudget, CubeRow, parse_row
 from budgetctl.evals.results import Result
 
 from budgetctl.errors import EvalError
@@ -101,8 +101,19 @@ def read_settings(out: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise EvalError(f"{path}: cannot be read ({error}); this is no run folder that can be used") from None
-    if not isinstance(content, dict):
-        raise EvalError(f"{path}: is not a JSON object; this is no run folder that can be used")
+    return check_version(content, path=path)
+
+
+def check_version(content: Any, *, path: Path) -> dict[str, Any]:
+    """Return the content of a run folder's file.
+
+    Raises:
+        EvalError: It is no JSON object of a version that can be read here.
+    """
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or str(version).partition(".")[0] != str(SCHEMA_MAJOR):
+        seen = "no schema_version" if version is None else f"schema_version {version}"
+        raise EvalError(f"{path}: cannot be read: seen {seen}, this version reads {SCHEMA_MAJOR}.x")
     return content
 
 

@@ -92,5 +92,7 @@ def _quantile(values: Floats | None, q: float, *, questions: int) -> float | Non
 def _interval(values: Floats | None, *, questions: int) -> tuple[float | None, float | None] | None:
     if values is None or questions < stats.minimum_n(0.95):
         return None
-    low, high = stats.quantile_interval(values, 0.95)
-    return low, high if high is not None and np.isfinite(high) else None
+    low, high = (
+        None if end is None or not np.isfinite(end) else end for end in stats.quantile_interval(values, 0.95)
+    )
+    return low, high

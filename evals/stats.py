@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -215,43 +214,29 @@ def variance_parts(values: ArrayLike, questions: ArrayLike) -> tuple[float, floa
     return max(0.0, float(means.var(ddof=1)) - within / k) / n, within / k / n
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HarmHelp:
-    """Paired counts against full thinking (the McNemar table).
+def harm_help(full: ArrayLike, policy: ArrayLike) -> tuple[int, int]:
+    """Count the calls that only full thinking got right, and those that only the policy got right.
 
-    Attributes:
-        harm: Right with full thinking, wrong under the policy.
-        help: Wrong with full thinking, right under the policy; overthinking shows here.
-        both_right: Right under both.
-        both_wrong: Wrong under both.
+    Args:
+        full: One per call, 0 or 1.
+        policy: The same calls in the same order.
     """
-
-    harm: int
-    help: int
-    both_right: int
-    both_wrong: int
-
-    @property
-    def p_value(self) -> float:
-        """Exact two-sided McNemar p-value of harm and help being equally likely; 1 without either."""
-        n, k = self.harm + self.help, min(self.harm, self.help)
-        if n > _EXACT:
-            return min(1.0, 2 * float(_binomial_cdf(n, 0.5)[k]))
-        tail = sum(math.comb(n, i) for i in range(k + 1))
-        return min(1.0, 2 * float(tail / 2**n))
-
-
-def harm_help(full: ArrayLike, policy: ArrayLike) -> HarmHelp:
-    """Count the paired outcomes of two runs over the same calls, in the same order."""
     f, p = np.asarray(full, dtype=bool), np.asarray(policy, dtype=bool)
     if f.shape != p.shape:
         raise ValueError(f"runs of {len(f)} and {len(p)} calls cannot be paired")
-    return HarmHelp(
-        harm=int((f & ~p).sum()),
-        help=int((p & ~f).sum()),
-        both_right=int((f & p).sum()),
-        both_wrong=int((~f & ~p).sum()),
-    )
+    return int((f & ~p).sum()), int((p & ~f).sum())
+
+
+def sign_test(losses: int, gains: int) -> float:
+    """Return the exact two-sided p-value of losses and gains being equally likely; 1 without either.
+
+    With one call per unit this is the exact McNemar test.
+    """
+    n, k = losses + gains, min(losses, gains)
+    if n > _EXACT:
+        return min(1.0, 2 * float(_binomial_cdf(n, 0.5)[k]))
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * float(tail / 2**n))
 
 
 def minimum_n(q: float, *, level: float = LEVEL) -> int:

@@ -13,10 +13,12 @@ from budgetctl.evals.graders import check_line
 from budgetctl.evals.graders import load as load_grader
 from budgetctl.evals.questions import Backend, LiveQuestion, Suite
 
+from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import ConfigError, EvalError
-from budgetctl.pricing import Prices
+from budgetctl.types import Limits
 
 if TYPE_CHECKING:
+    from budgetctl.config import Settings
     from budgetctl.config.sections import EvalSettings
 
 OF_SETTINGS = ("grader", "base_url", "model", "endpoint", "concurrency")
@@ -47,7 +49,7 @@ def open_suite(
     concurrency: int | None = None,
     per_minute: float | None = None,
     sampling: Mapping[str, Any] | None = None,
-    prices: Path | None = None,
+    base: Controller | None = None,
     many_processes: bool = False,
 ) -> Suite:
     """Return a suite, ready to be asked.
@@ -66,7 +68,7 @@ def open_suite(
         concurrency: Calls at once; None is 4 at an endpoint and 1 in this process.
         per_minute: Calls that may begin per minute at an endpoint.
         sampling: Sampling parameters; None is the endpoint's own, and greedy decoding in this process.
-        prices: A price table of your own.
+        base: Whose prices, capability table and stop presets hold; None is the shipped ones.
         many_processes: Whether models in this process may run in several copies, as on a cluster.
 
     Raises:
@@ -98,10 +100,18 @@ def open_suite(
             concurrency=concurrency or CONCURRENCY,
             per_minute=per_minute,
             sampling=sampling,
-            prices=None if prices is None else Prices.load(prices),
+            prices=None if base is None else base.prices,
+            capabilities=None if base is None else base.capabilities,
         )
     else:
-        backend = _in_process(model, judge, sampling=_drawn(sampling, samples), concurrency=concurrency or 1)
+        backend = _in_process(
+            model,
+            judge,
+            sampling=_drawn(sampling, samples),
+            concurrency=concurrency or 1,
+            presets=None if base is None else base.presets,
+            capabilities=None if base is None else base.capabilities,
+        )
     return Suite(name=_name(name), questions=questions, backend=backend)
 
 
@@ -118,6 +128,22 @@ def with_settings(name: str, given: Mapping[str, Any], *, settings: EvalSettings
     return {key: getattr(settings, key) if value is None else value for key, value in wanted.items()}
 
 
+def measuring(settings: Settings, *, classifier: Classifier | str | None) -> Controller:
+    """Return what decides in an evaluation: as configured, without limits of calls, routes, audits and sinks.
+
+    ``usd_per_s`` stays: it is no limit but what the policy ``utility`` weighs.
+    """
+    return settings.controller(
+        policy="full",
+        classifier=classifier,
+        limits=Limits(usd_per_s=settings.limits.usd_per_s),
+        route=None,
+        strict=False,
+        audits=None,
+        sinks=(),
+    )
+
+
 def _check_numbers(given: Mapping[str, float | None], *, in_process: bool, many: bool) -> None:
     for key, value in given.items():
         if value is not None and value <= 0:
@@ -131,14 +157,12 @@ def _check_numbers(given: Mapping[str, float | None], *, in_process: bool, many:
         )
 
 
-def _in_process(
-    model: str | None, grader: Grader, *, sampling: Mapping[str, Any] | None, concurrency: int
-) -> Backend:
+def _in_process(model: str | None, grader: Grader, **more: Any) -> Backend:
     from budgetctl.evals import backends
 
     if model is None:
-        return backends.PocketBackend(sampling=sampling, concurrency=concurrency)
-    return backends.from_transformers(model, grader=grader, sampling=sampling, concurrency=concurrency)
+        return backends.PocketBackend(**more)
+    return backends.from_transformers(model, grader=grader, **more)
 
 
 def _drawn(sampling: Mapping[str, Any] | None, samples: int) -> Mapping[str, Any] | None:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from budgetctl.cli import inputs
 from budgetctl.errors import ConfigError
 from budgetctl.types import STOP_PRESETS
 
@@ -62,9 +63,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--model", help="only rows of this model")
     parser.add_argument("--dataset", help="only rows of this dataset")
-    parser.add_argument(
-        "--cluster-by", choices=("question", "cluster"), default="question", help="the independent unit"
-    )
+    inputs.add_cluster_by(parser)
     parser.add_argument("--classifier", default="default", help="for the family utility, or none")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which questions are tested")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
@@ -97,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace, goal: Goal) -> Certificate:
-    from budgetctl.cli.trainingdata import is_cube, path_of
+    from budgetctl.cli.trainingdata import is_cube
     from budgetctl.evals.recording import Recording
     from budgetctl.evals.risk import logs
     from budgetctl.evals.risk.calibrate import calibrate
 
-    paths = [path_of(name) for name in args.paths]
+    paths = [inputs.recording(name) for name in args.paths]
     kinds = {is_cube(path) for path in paths}
     if len(kinds) > 1:
         raise ConfigError("recordings and outcome logs cannot be calibrated on together: give one kind")
@@ -121,27 +120,17 @@ def _calibrate(args: argparse.Namespace, goal: Goal) -> Certificate:
 
 def _deployment(args: argparse.Namespace) -> Deployment:
     from budgetctl.capabilities import ENDPOINTS, Table
-    from budgetctl.certificate import SAMPLING
     from budgetctl.classifiers.registry import load
     from budgetctl.evals.replay import SPEED_PROFILES
     from budgetctl.evals.risk.calibrate import Deployment
 
     if args.endpoint not in ENDPOINTS:
         raise ConfigError(f"--endpoint {args.endpoint!r}: allowed are {', '.join(ENDPOINTS)}")
-    try:
-        sampling = json.loads(args.sampling)
-    except ValueError:
-        sampling = None
-    if not isinstance(sampling, dict) or not set(sampling) <= set(SAMPLING):
-        raise ConfigError(
-            f"--sampling {args.sampling!r}: expected a JSON object like '{{\"temperature\": 0.6}}'; allowed "
-            f"keys are {', '.join(SAMPLING)}"
-        )
     table = Table.load()
     return Deployment(
         endpoint=args.endpoint,
         capabilities=table.version,
-        sampling=sampling,
+        sampling=inputs.sampling(args.sampling),
         facts_of=lambda model: table.lookup(model, args.endpoint).facts(),
         pace=SPEED_PROFILES["nominal"],
         classifier=None if args.classifier == "none" else load(args.classifier),
@@ -181,7 +170,6 @@ def _summary(certificate: Certificate, path: Path) -> dict[str, Any]:
         "level",
         "loss",
         "test",
-        "id",
     )
     return {key: content[key] for key in (*keys, "id", "binds")} | {"certificate": str(path)}
 

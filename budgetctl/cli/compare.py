@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from budgetctl.cli import inputs
 from budgetctl.errors import ConfigError
 from budgetctl.policy import parse
 
@@ -23,7 +24,8 @@ FULL = "full"
 def add(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("compare", help="compare two evaluations", description=__doc__)
-    parser.add_argument("runs", nargs=2, type=Path, metavar=("RUN_A", "RUN_B"), help="run folders")
+    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="run folder of the reference")
+    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="run folder of the candidate")
     parser.add_argument(
         "--policy",
         metavar="P[,Q]",
@@ -33,12 +35,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--margin", type=float, default=0.02, help="accuracy loss that passes (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cluster-by",
-        choices=("question", "cluster"),
-        default="question",
-        help="what the bootstrap draws; 'cluster' for many questions from few sources (default: question)",
-    )
+    inputs.add_cluster_by(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (default: 0)")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print JSON on stdout")
@@ -59,12 +56,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
-    a, b = (calls.load(folder) for folder in args.runs)
+    folders = args.run_a, args.run_b
+    a, b = map(calls.load, folders)
     found = [
         compare(
             a[p],
             b[q],
-            names=_names(args.runs, (p, q)),
+            names=_names(folders, (p, q)),
             rng=np.random.default_rng(args.seed),
             margin=args.margin,
             cluster_by=args.cluster_by,
@@ -74,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     finding = overall(found)
     if args.json:
         content = {"finding": finding, "comparisons": [one.as_json() for one in found]}
-        print(json.dumps(content, indent=2))
+        print(json.dumps(content, indent=2, allow_nan=False))
     else:
         print(markdown(found) if args.markdown else "\n".join(one.text for one in found))
     return EXIT_CODES[finding]
@@ -87,7 +85,7 @@ def _pairs(
         shared = [name for name in a if name in b]
         if not shared:
             raise ConfigError(
-                f"the runs have no policy in common: {args.runs[0]} has {', '.join(a)}, {args.runs[1]} has "
+                f"the runs have no policy in common: {args.run_a} has {', '.join(a)}, {args.run_b} has "
                 f"{', '.join(b)}; name one of each with --policy P,Q"
             )
         return [(name, name) for name in shared if name != FULL] or [(FULL, FULL)]
@@ -96,7 +94,7 @@ def _pairs(
         raise ConfigError(
             f"--policy {args.policy!r}: expected one policy, or one of each run as in full,auto"
         )
-    for folder, run_, name in zip(args.runs, (a, b), (names[0], names[-1]), strict=True):
+    for folder, run_, name in zip((args.run_a, args.run_b), (a, b), (names[0], names[-1]), strict=True):
         if name not in run_:
             raise ConfigError(
                 f"--policy {args.policy!r}: {folder} has no policy {name}; it has {', '.join(run_)}"

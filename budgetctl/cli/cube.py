@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from budgetctl.cli import inputs
 from budgetctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from budgetctl.evals.cube import CubeBudget
     from budgetctl.evals.exchange import Defaults
 
+Row = TypeVar("Row")
 EXPORTS = ("inspect", "csv", "parquet")
+CUBES = "cubes, or rows.jsonl of a run folder; 'pocket' is the shipped one"
 
 
 def add(subparsers: Any) -> None:
@@ -46,12 +50,12 @@ def _kind(
 
 def _add_check(kinds: Any) -> None:
     parser = _kind(kinds, "check", run_check, "read cubes and tell what is wrong with them")
-    parser.add_argument("cubes", nargs="+", type=Path, metavar="CUBE")
+    parser.add_argument("cubes", nargs="+", type=inputs.recording, metavar="CUBE", help=CUBES)
 
 
 def _add_merge(kinds: Any) -> None:
     parser = _kind(kinds, "merge", run_merge, "write the rows of several cubes into one, each once")
-    parser.add_argument("cubes", nargs="+", type=Path, metavar="CUBE")
+    parser.add_argument("cubes", nargs="+", type=inputs.recording, metavar="CUBE", help=CUBES)
     parser.add_argument("--out", type=Path, required=True, metavar="CUBE", help=".gz is compressed")
 
 
@@ -83,9 +87,7 @@ def _add_import(kinds: Any) -> None:
 
 def _add_export(kinds: Any) -> None:
     parser = _kind(kinds, "export", run_export, "write a cube in the format of other tools")
-    parser.add_argument(
-        "cubes", nargs="+", type=Path, metavar="CUBE", help="cubes, or rows.jsonl of a run folder"
-    )
+    parser.add_argument("cubes", nargs="+", type=inputs.recording, metavar="CUBE", help=CUBES)
     parser.add_argument(
         "--out",
         type=Path,
@@ -129,7 +131,7 @@ def run_merge(args: argparse.Namespace) -> int:
     from budgetctl.evals import cube, merging
 
     tally = merging.Tally()
-    count = cube.write(args.out, merging.merged(args.cubes, tally))
+    count = cube.write(args.out, _some(merging.merged(args.cubes, tally), args.cubes))
     return _wrote(args, count, {"repeated": tally.repeated})
 
 
@@ -138,12 +140,11 @@ def run_import(args: argparse.Namespace) -> int:
     from budgetctl.evals import cube, exchange
 
     imported = exchange.read(args.logs, source=args.source, defaults=_defaults(args))
-    count = cube.write(args.out, imported.rows)
-    for reason, n in imported.left_out.items():
-        print(f"left out: {n} {reason}", file=sys.stderr)
-    if not count:
-        args.out.unlink()
-        raise ConfigError(f"{', '.join(map(str, args.logs))}: holds no rows")
+    try:
+        count = cube.write(args.out, _some(imported.rows, args.logs))
+    finally:
+        for reason, n in imported.left_out.items():
+            print(f"left out: {n} {reason}", file=sys.stderr)
     return _wrote(args, count, {"left_out": dict(imported.left_out)})
 
 
@@ -152,9 +153,9 @@ def run_export(args: argparse.Namespace) -> int:
     from budgetctl.evals import cube
     from budgetctl.evals.exchange import flat, inspect_export
 
-    rows = (row for path in args.cubes for row in cube.iterate(path))
+    rows = _some((row for path in args.cubes for row in cube.iterate(path)), args.cubes)
     if args.only is not None:
-        rows = (row for row in rows if row.budget is not None and row.budget.kind == args.only)
+        rows = _some((row for row in rows if row.budget and row.budget.kind == args.only), args.cubes)
     if _format(args) == "inspect":
         paths = inspect_export.write(args.out, rows)
         print(f"{len(paths)} logs: inspect view --log-dir {args.out}", file=sys.stderr)
@@ -162,6 +163,18 @@ def run_export(args: argparse.Namespace) -> int:
             print(json.dumps({"paths": [str(path) for path in paths]}, indent=2))
         return 0
     return _wrote(args, flat.WRITERS[f".{_format(args)}"](args.out, rows), {})
+
+
+def _some(rows: Iterable[Row], sources: Sequence[Path]) -> Iterator[Row]:
+    """Return rows of which there is at least one; what is there already is not replaced by nothing.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    rest = iter(rows)
+    for first in rest:
+        return chain([first], rest)
+    raise ConfigError(f"{', '.join(map(str, sources))}: no rows")
 
 
 def _format(args: argparse.Namespace) -> str:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.cli import eval_classifier, eval_live
+from budgetctl.cli import eval_classifier, eval_live, inputs
+from budgetctl.config import Settings
 from budgetctl.errors import ConfigError
-from budgetctl.policy import parse
 from budgetctl.types import EFFORTS
 
 if TYPE_CHECKING:
@@ -90,11 +91,13 @@ def _add_common(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument(
         "--margin", type=float, default=0.02, help="accuracy loss that passes (default: %(default)s)"
     )
+    inputs.add_cluster_by(parser)
     parser.add_argument(
-        "--cluster-by",
-        choices=("question", "cluster"),
-        default="question",
-        help="what the bootstrap draws; 'cluster' for many questions from few sources (default: question)",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration whose policy names, presets, prices and capabilities hold (default: "
+        "budgetctl.toml of the working directory, where there is one)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
@@ -105,7 +108,8 @@ def run_live(args: argparse.Namespace) -> int:
     from budgetctl.evals.spend import LimitReached
 
     _check(args)
-    run = eval_live.run_of(args, policies=_policies(args.policies))
+    settings = Settings.load(args.config)
+    run = eval_live.run_of(args, settings=settings, policies=_policies(args.policies, settings))
     try:
         runs = run.run()
     except LimitReached as stop:
@@ -113,10 +117,10 @@ def run_live(args: argparse.Namespace) -> int:
             print(json.dumps(_stopped(stop, out=args.out), indent=2))
         print(f"budgetctl eval: {stop}", file=sys.stderr)
         return 3
-    settings = {"kind": "live", **run.settings}
+    shown = {"kind": "live", **run.settings}
     rows = runfolder.read_rows(args.out / runfolder.ROWS)
     title = f"{run.suite.name}, {run.suite.backend.model}"
-    return _report(args, runs, asked=list(run.policies), questions=rows, title=title, settings=settings)
+    return _report(args, runs, asked=list(run.policies), questions=rows, title=title, settings=shown)
 
 
 def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
@@ -133,15 +137,15 @@ def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Replay recordings; 1 when no policy that was asked for is recommended."""
-    from budgetctl.capabilities import Table
-    from budgetctl.evals import ablation, baselines, replay
+    from budgetctl.evals import ablation, baselines, replay, suites
 
     _check(args)
+    settings = Settings.load(args.config)
+    base = suites.measuring(settings, classifier=_classifier(args.classifier))
     pace = replay.speed_profile(args.speed_profile)
-    paths = [_cube(name) for name in args.cubes]
+    paths = [inputs.recording(name) for name in args.cubes]
     recording = replay.Recording.read(*paths, dataset=args.dataset, model=args.model)
-    asked = _policies(args.policies) or _default_policies(recording)
-    table = Table.load()
+    asked = _policies(args.policies, settings) or _default_policies(recording)
     runs = baselines.fixed_curve(recording, pace=pace, caps=_caps(args.caps))
 
     def add(policy: str) -> None:
@@ -150,8 +154,8 @@ def run_replay(args: argparse.Namespace) -> int:
                 recording,
                 policy,
                 pace=pace,
-                classifier=_classifier(args.classifier),
-                facts_of=lambda model: table.lookup(model, "in-process").facts(),
+                base=base,
+                facts_of=lambda model: base.capabilities.lookup(model, "in-process").facts(),
                 every=args.every,
             )
 
@@ -163,7 +167,7 @@ def run_replay(args: argparse.Namespace) -> int:
             runs[f"by lot as {policy}"] = baselines.random_stop(runs[policy], seed=args.seed)
     for reason, count in recording.left_out.items():
         print(f"left out: {count} {reason}", file=sys.stderr)
-    settings = {
+    shown = {
         "kind": "replay",
         "cubes": [str(name) for name in args.cubes],
         "dataset": args.dataset,
@@ -172,11 +176,12 @@ def run_replay(args: argparse.Namespace) -> int:
         "classifier": args.classifier,
         "speed_profile": {"ttft_s": pace.ttft_s, "s_per_token": pace.s_per_token},
         "every": args.every,
+        **({"presets": base.presets} if base.presets else {}),
         "left_out": dict(recording.left_out),
     }
     title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
     rows = _natural_rows(paths, args)
-    return _report(args, runs, asked=asked, questions=rows, title=title, settings=settings)
+    return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown)
 
 
 def _report(
@@ -214,7 +219,7 @@ def _report(
         content["files"] = {kind: str(path) for kind, path in paths.items()}
         print(f"report: {paths['html']}", file=sys.stderr)
     if args.json:
-        print(json.dumps(content, indent=2))
+        print(json.dumps(content, indent=2, allow_nan=False))
     else:
         print(report.table(evaluation))
         print(f"\n{decision.text}")
@@ -227,22 +232,28 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
     if getattr(args, "every", 0) < 0:
         raise ConfigError(f"--every {args.every}: expected a whole number of tokens from 0")
+    if args.slo is not None and not 0 < args.slo < math.inf:
+        raise ConfigError(f"--slo {args.slo:g}: expected seconds above 0")
     if not 0 <= args.margin <= 1:
         raise ConfigError(f"--margin {args.margin}: expected a share of questions from 0 to 1, such as 0.02")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise ConfigError(f"--out {args.out}: is a file; expected a folder")
 
 
-def _policies(text: str | None) -> list[str]:
+def _policies(text: str | None, settings: Settings) -> list[str]:
     """Return the canonical names of the policies in a comma-separated list."""
     if text is None:
         return []
     names = [part.strip() for part in text.split(",")]
-    return list(dict.fromkeys(str(parse(name)) for name in names))
+    return list(dict.fromkeys(str(settings.parse(name)) for name in names))
 
 
 def _default_policies(recording: Recording) -> list[str]:
-    return [name for name in REPLAY_POLICIES.split(",") if name != "off" or recording.has_off]
+    """Return those of the default policies that the recording can answer for."""
+    cannot = {"off"} if not recording.has_off else set()
+    if not recording.has_lengths:
+        cannot.add("quantile:0.9")  # it gives caps, and nobody knows which traces they would cut
+    return [name for name in REPLAY_POLICIES.split(",") if name not in cannot]
 
 
 def _recorded_efforts(recording: Recording) -> list[str]:
@@ -265,14 +276,6 @@ def _caps(text: str | None) -> list[int] | None:
     if min(caps) < 1:
         raise ConfigError(f"--caps {text!r}: expected whole numbers above 0, such as 64,128,256")
     return caps
-
-
-def _cube(name: str) -> Path:
-    if name != "pocket":
-        return Path(name)
-    from budgetctl.evals import pocket
-
-    return pocket.path().parent / "test.jsonl.gz"
 
 
 def _natural_rows(paths: Sequence[Path], args: argparse.Namespace) -> Iterator[CubeRow]:

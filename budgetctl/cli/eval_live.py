@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from budgetctl.cli import inputs
 from budgetctl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from budgetctl.config import Settings
     from budgetctl.evals.live import LiveRun
     from budgetctl.evals.questions import Backend
 
@@ -72,13 +73,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_of(args: argparse.Namespace, *, policies: Sequence[str]) -> LiveRun:
-    """Return the run that arguments and ``budgetctl.toml`` ask for; nothing has been asked of a model yet.
+def run_of(args: argparse.Namespace, *, settings: Settings, policies: Sequence[str]) -> LiveRun:
+    """Return the run that arguments and a configuration ask for; nothing has been asked of a model yet.
 
     Raises:
         ConfigError: They do not fit together.
     """
-    from budgetctl.config import Settings
     from budgetctl.evals import suites
     from budgetctl.evals.live import LiveRun
     from budgetctl.evals.spend import Spend
@@ -86,8 +86,8 @@ def run_of(args: argparse.Namespace, *, policies: Sequence[str]) -> LiveRun:
     for name in ("max_usd", "max_tokens"):
         if (limit := getattr(args, name)) is not None and limit <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} {limit:g}: expected a number above 0")
-    settings = Settings.load()
     built_in = args.suite == suites.POCKET
+    base = suites.measuring(settings, classifier=None if args.classifier == "none" else args.classifier)
     suite = suites.open_suite(
         args.suite,
         **suites.with_settings(args.suite, vars(args), settings=settings.eval),
@@ -95,8 +95,8 @@ def run_of(args: argparse.Namespace, *, policies: Sequence[str]) -> LiveRun:
         seed=args.seed,
         samples=args.samples,
         per_minute=args.per_minute,
-        sampling=_sampling(args.sampling),
-        prices=settings.prices,
+        sampling=None if args.sampling is None else inputs.sampling(args.sampling),
+        base=base,
         many_processes=args.engine == "ray",
     )
     return LiveRun(
@@ -106,7 +106,7 @@ def run_of(args: argparse.Namespace, *, policies: Sequence[str]) -> LiveRun:
         seed=args.seed,
         samples=args.samples,
         batch_size=args.batch_size,
-        classifier=None if args.classifier == "none" else args.classifier,
+        base=base,
         spend=Spend(max_usd=args.max_usd, max_tokens=args.max_tokens),
         engine=args.engine,
     )
@@ -118,20 +118,3 @@ def _default_policies(backend: Backend, *, built_in: bool) -> list[str]:
     if built_in:
         return list(POCKET_POLICIES)
     return [name for name in POLICIES.split(",") if name != "off" or backend.facts.can_switch_off]
-
-
-def _sampling(text: str | None) -> dict[str, Any] | None:
-    from budgetctl.certificate import SAMPLING
-
-    if text is None:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not set(found) <= set(SAMPLING):
-        raise ConfigError(
-            f"--sampling {text!r}: expected a JSON object like '{{\"temperature\": 0.6}}'; allowed keys are "
-            f"{', '.join(SAMPLING)}"
-        )
-    return found

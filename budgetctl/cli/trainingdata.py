@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budgetctl import records
+from budgetctl.cli.inputs import recording
 from budgetctl.errors import ConfigError
 from budgetctl.outcomes import Feedback, Outcome
 
 if TYPE_CHECKING:
     from budgetctl.classifiers.outcomes import Log
     from budgetctl.classifiers.targets import Example
-
-POCKET = "pocket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ def read(names: Sequence[str]) -> Data:
     from budgetctl.classifiers import outcomes, targets
 
     cubes, rows, logs = [], _Rows(), 0
-    for path in map(path_of, names):
+    for path in map(recording, names):
         if is_cube(path):
             cubes.append(path)
         else:
@@ -98,15 +97,6 @@ def read(names: Sequence[str]) -> Data:
         unreadable=rows.unreadable,
         unmatched=len(right.keys() - rows.outcomes.keys()),
     )
-
-
-def path_of(name: str) -> Path:
-    """Return the file that a name stands for."""
-    if name != POCKET:
-        return Path(name)
-    from budgetctl.evals import pocket
-
-    return pocket.path().parent / "test.jsonl.gz"
 
 
 def is_cube(path: Path) -> bool:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["BudgetLogitsProcessor", "Generation", "Trials", "generate"]
 
 UNTOUCHED = Budget(stop="none")
-_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """A budget that asks for nothing: its row is generated as if budgetctl were not there."""
 
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _CRITERIA = {StopReason.CAP: "reasoning_cap", StopReason.DEADLINE: "deadline", StopReason.LOOP: "loop"}
 Conversation = str | Sequence[Mapping[str, Any]]
 
@@ -189,14 +189,6 @@ class _Runner:
         if empty:
             self._recover(empty, started=started)
         return [self._generation(row, started) for row in rows]
-
-    def sampling(self) -> dict[str, Any]:
-        """Return how the model samples, for certificates: nothing where it decodes greedily."""
-        own = self.model.generation_config
-        found = {name: self.options.get(name, getattr(own, name, None)) for name in _SAMPLING}
-        if not found["do_sample"]:
-            return {}
-        return {name: value for name, value in found.items() if value is not None}
 
     def fit(self, budget: Budget) -> Budget:
         """Lower a cap to what the caller's output limit leaves beside the answer."""
@@ -405,6 +397,20 @@ class _Parts:
     thinking: bool
 
 
+def sampling_of(model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a model samples, for certificates: nothing where it decodes greedily.
+
+    Args:
+        model: The model, whose own generation configuration stands behind ``options``.
+        options: Arguments of ``generate``.
+    """
+    own = model.generation_config
+    found = {name: options.get(name, getattr(own, name, None)) for name in _SAMPLING}
+    if not found["do_sample"]:
+        return {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _last(ids: Sequence[int], wanted: int) -> int:
     return max((i for i, token in enumerate(ids) if token == wanted), default=-1)
 
@@ -412,7 +418,7 @@ def _last(ids: Sequence[int], wanted: int) -> int:
 def _run_sessions(runner: _Runner, chats: Sequence[Any], controller: Controller) -> list[Generation]:
     """Generate one batch on the controller's decisions and record every row."""
     name = str(getattr(runner.model.config, "name_or_path", "") or "") or None
-    params = runner.sampling()
+    params = sampling_of(runner.model, runner.options)
     if runner.max_new_tokens is not None:
         params["max_new_tokens"] = runner.max_new_tokens
     sessions = [

@@ -14,6 +14,7 @@ from typing import Any
 from budgetctl.evals.curves import Curve
 from budgetctl.evals.metrics import Evaluation, PolicyRow
 from budgetctl.evals.report.page import page
+from budgetctl.evals.runfolder import check_version
 from budgetctl.evals.verdict import Verdict
 
 from budgetctl.errors import EvalError
@@ -97,7 +98,7 @@ def write(report: Report, folder: Path) -> dict[str, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"summary": folder / SUMMARY, "html": folder / PAGE}
-    _replace(paths["summary"], json.dumps(report.as_json(), indent=2) + "\n")
+    _replace(paths["summary"], json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n")
     if report.details is not None:
         paths["details"] = folder / DETAILS
         text = json.dumps(report.details, separators=(",", ":"), allow_nan=False)
@@ -145,10 +146,11 @@ def from_folder(folder: str | os.PathLike[str]) -> Path:
 
 def _load(path: Path) -> Any:
     try:
-        content = path.read_bytes()
-        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+        packed = path.read_bytes()
+        content = json.loads(gzip.decompress(packed) if path.suffix == ".gz" else packed)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise EvalError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+    return check_version(content, path=path)
 
 
 def _replace(path: Path, content: str | bytes) -> None:

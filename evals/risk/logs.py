@@ -53,6 +53,10 @@ def calibrate(paths: Sequence[Path], *, goal: Goal, model: str | None, deploymen
             "an outcome log has feedback by query: it bounds the loss 'accuracy' by question only"
         )
     outcomes, right = _read(paths)
+    if not right:
+        raise EvalError(
+            f"{', '.join(map(str, paths))}: neither a recording nor an outcome log with its feedback rows"
+        )
     used = [o for o in outcomes if model in (None, o.model) and o.id in right]
     models = sorted({str(o.model) for o in used})
     if len(models) != 1:

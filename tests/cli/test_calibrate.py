@@ -190,3 +190,11 @@ def test_a_log_without_such_pairs_says_what_is_missing(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text("".join(kept))
     assert main(["calibrate", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "c")]) == 2
     assert "under the policy 'full'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]\n", "not JSON\n"])
+def test_a_file_that_is_no_recording_and_no_log_is_said_to_be_none(text, tmp_path, capsys):
+    path = tmp_path / "other.jsonl"
+    path.write_text(text)
+    assert main(["calibrate", str(path), "--out", str(tmp_path / "cert.json")]) == 2
+    assert f"{path}: neither a recording nor an outcome log" in capsys.readouterr().err

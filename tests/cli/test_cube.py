@@ -68,10 +68,9 @@ def test_importing_and_exporting(path: Path, capsys: pytest.CaptureFixture[str])
     }
     code, found = run(capsys, "export", back, "--out", path.with_name("back.csv"))
     assert (code, found["rows"]) == (0, 3)
-    code, found = run(
-        capsys, "export", back, "--only", "natural", "--to", "csv", "--out", path.with_name("none")
-    )
-    assert found["rows"] == 0
+    none = path.with_name("none")
+    assert main(["cube", "export", str(back), "--only", "natural", "--to", "csv", "--out", str(none)]) == 2
+    assert not none.exists()
 
 
 @pytest.mark.parametrize(
@@ -91,3 +90,19 @@ def test_what_cannot_work_ends_with_2(
     assert main(["cube", *argv]) == 2
     assert message in capsys.readouterr().err
     assert [p.name for p in path.parent.iterdir()] == ["cube.jsonl"]
+
+
+def test_nothing_does_not_replace_what_is_there(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, out = path.with_name("empty.jsonl"), path.with_name("merged.jsonl")
+    empty.write_text("")
+    out.write_text("mine")
+    for command in (["merge", empty, "--out", out], ["export", empty, "--to", "csv", "--out", out]):
+        assert main(["cube", *map(str, command)]) == 2
+        assert f"{empty}: no rows" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_the_shipped_recording_goes_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = run(capsys, "check", "pocket")
+    assert code == 0
+    assert found["rows"] > 1000

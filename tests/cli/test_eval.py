@@ -112,6 +112,7 @@ def test_the_speed_profile_sets_the_modelled_seconds(recorded, capsys):
         (["replay", "CUBE", "--policies", "effort:low"], "effort 'low' was not recorded"),
         (["replay", "CUBE", "--seed", "-1"], "--seed -1"),
         (["replay", "CUBE", "--margin", "2"], "--margin 2.0"),
+        (["replay", "CUBE", "--slo", "nan"], "--slo nan: expected seconds above 0"),
         (["replay", "CUBE", "--out", "CUBE"], "is a file; expected a folder"),
         (["live", "nowhere", "--out", "x"], "neither a built-in suite (pocket"),
         (["live", "CUBE", "--out", "x", "--model", "m"], "a suite file needs a grader"),
@@ -128,6 +129,71 @@ def test_the_speed_profile_sets_the_modelled_seconds(recorded, capsys):
 def test_what_cannot_be_done_is_said_with_exit_code_two(recorded, capsys, arguments, message):
     assert main(["eval", *(recorded if a == "CUBE" else a for a in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_configuration_names_policies_and_sets_presets(tmp_path, capsys, monkeypatch):
+    signals = {"trial_answer": "42", "trial_confidence": 0.9, "answer_mass": 1.0}
+    base = {"dataset": "d", "question": "q", "model": "m", "correct": True}
+    rows = []
+    for i in range(20):
+        rows.append(
+            cube.CubeRow(**base, question_id=str(i), budget={"kind": "natural"}, reasoning_tokens=4000)
+        )
+        rows += [
+            cube.CubeRow(
+                **base,
+                question_id=str(i),
+                budget={"kind": "tokens", "value": t},
+                reasoning_tokens=t,
+                coupled=True,
+                answer="42",
+                signals=signals,
+            )
+            for t in (0, 1000, 2000, 3000)
+        ]
+    cube.write(tmp_path / "cube.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    lenient = "[presets]\nbalanced = { trial_answer = { confidence = 0.8, mass = 0.1 } }\n"
+    (tmp_path / "own.toml").write_text('[policies]\ncareful = "full+stop:balanced"\n' + lenient)
+    command = ["eval", "replay", "cube.jsonl", "--json"]
+
+    def tokens(*arguments):
+        main([*command, *arguments])
+        content = json.loads(capsys.readouterr().out)
+        [row] = content["policies"]
+        return row["policy"], row["reasoning_tokens_mean"], content["settings"].get("presets")
+
+    presets = {"balanced": {"trial_answer": {"confidence": 0.8, "mass": 0.1}}}
+    assert tokens("--policies", "full+stop:balanced")[::2] == ("full+stop:balanced", None)
+    assert tokens("--policies", "full+stop:balanced")[1] > 4000
+    assert tokens("--policies", "careful", "--config", "own.toml") == ("full+stop:balanced", 1001, presets)
+    (tmp_path / "budgetctl.toml").write_text(lenient)
+    assert tokens("--policies", "full+stop:balanced") == ("full+stop:balanced", 1001, presets)
+    assert main([*command, "--config", "none.toml"]) == 2
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_a_recording_without_lengths_is_replayed_by_what_needs_none(tmp_path, capsys):
+    base = {"dataset": "d", "question": "q", "model": "m", "correct": True}
+    rows = [
+        cube.CubeRow(**base, question_id=str(i), budget={"kind": kind})
+        for i in range(5)
+        for kind in ("natural", "off")
+    ]
+    cube.write(tmp_path / "cube.jsonl", rows)
+    assert main(["eval", "replay", str(tmp_path / "cube.jsonl"), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in content["policies"]] == ["full", "off", "auto"]
+    assert content["policies"][0]["tokens_mean"] is None
+
+
+def test_json_is_json_also_where_most_calls_have_no_answer(recorded, tmp_path, capsys):
+    rows = [row for row in cube.iterate(recorded) if row.budget.kind == "natural"]
+    cube.write(tmp_path / "natural.jsonl", rows)  # without cut points
+    main(["eval", "replay", str(tmp_path / "natural.jsonl"), "--policies", "cap:10", "--json"])
+    shown = capsys.readouterr().out
+    content = json.loads(shown, parse_constant=pytest.fail)
+    assert content["policies"][0]["ttfo_p95_ci"] == [None, None]
 
 
 def test_a_damaged_cube_is_named_by_file_and_line(recorded, capsys):

@@ -14,6 +14,7 @@ class FakeBackend:
     """Right where the question's number and its seed are even; thinks 100 tokens unless capped."""
 
     model = "fake"
+    endpoint, sampling = "vllm", {}
     facts = ModelFacts(can_cap=True, can_switch_off=True)
 
     def __init__(self, *, seconds=0.0, temperature=0.0, concurrency=1, batched=True, usd=None):

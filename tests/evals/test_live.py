@@ -14,12 +14,18 @@ from budgetctl.evals import cube
 from budgetctl.evals.live import call_seed, turns
 from budgetctl.evals.metrics import evaluate
 from budgetctl.evals.progress import Progress
+from budgetctl.evals.recording import Recording
+from budgetctl.evals.risk.calibrate import Deployment, Goal, calibrate
 from budgetctl.evals.spend import LimitReached, Spend
 from budgetctl.evals.suites import load_grader, read_questions
 
+from budgetctl.capabilities import Table
+from budgetctl.controller import Controller
 from budgetctl.errors import ConfigError, EvalError
+from budgetctl.types import Pace
 
 from .run_fake_suite import FakeBackend, live_run
+from .worlds import curve
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -203,6 +209,14 @@ def test_a_damaged_run_is_named(tmp_path):
         live_run(tmp_path).run()
 
 
+def test_a_run_of_another_format_is_not_resumed(tmp_path):
+    live_run(tmp_path).run()
+    content = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, "schema_version": "2.0"}))
+    with pytest.raises(EvalError, match=r"seen schema_version 2\.0, this version reads 1\.x"):
+        live_run(tmp_path).run()
+
+
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match="unknown part 'fast'"):
         live_run(tmp_path / "a", policies=["fast"])
@@ -243,6 +257,54 @@ def test_a_deadline_learns_the_speed_of_the_run(tmp_path):
     rows = live_run(tmp_path, policies=["full", "deadline:10"]).run()
     # Full thinking took 0.01 s a token, so 10 s leave 1,000 tokens less the answer reserve of 512.
     assert 400 < rows["deadline:10"][-1].budget.reasoning_tokens < 500
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of a cap of 50 or less tokens, for the fake model at vLLM."""
+    table = Table.load()
+    rows = [r for i in range(400) for r in curve(f"q{i}", settled=20, natural=100, model="fake")]
+    found = calibrate(
+        Recording.of(rows),
+        goal=Goal(epsilon=0.05, delta=0.1, loss="accuracy", cluster_by="question", seed=0),
+        families=["caps"],
+        stops=["none"],
+        deployment=Deployment(
+            endpoint="vllm", capabilities=table.version, pace=Pace(ttft_s=1, s_per_token=0.01)
+        ),
+    )
+    found.save(tmp_path / "cert.json")
+    return f"certified:{tmp_path / 'cert.json'}"
+
+
+def test_a_certificate_that_holds_is_measured(certificate, tmp_path):
+    results = live_run(tmp_path / "run", policies=[certificate]).run()[certificate]
+    assert {r.budget.reasoning_tokens for r in results} == {32}
+    assert {r.notes for r in results} == {()}
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"endpoint": "openai"}, "endpoint: bound to 'vllm', seen 'openai'"),
+        ({"sampling": {"temperature": 1.0}}, "temperature: bound to None, seen 1.0"),
+    ],
+)
+def test_a_certificate_that_does_not_hold_steps_aside_as_it_would_outside_and_says_so(
+    certificate, tmp_path, other, why
+):
+    backend = FakeBackend()
+    vars(backend).update(other)
+    results = live_run(tmp_path / "run", policies=[certificate], backend=backend).run()[certificate]
+    assert {r.budget.reasoning_tokens for r in results} == {None}
+    assert {r.notes for r in results} == {(f"certificate void: {why}",)}
+
+
+def test_a_base_decides_and_is_part_of_the_settings(tmp_path):
+    base = Controller(classifier=None, presets={"balanced": {"trial_answer": {"confidence": 0.9}}})
+    live_run(tmp_path, base=base).run()
+    with pytest.raises(EvalError, match=r"presets was .*trial_answer.*, now None"):
+        live_run(tmp_path).run()
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then():

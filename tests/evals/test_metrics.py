@@ -6,6 +6,7 @@ from budgetctl.evals import verdict
 from budgetctl.evals.baselines import ORACLE, fixed_curve
 from budgetctl.evals.metrics import evaluate
 from budgetctl.evals.replay import Recording, replay
+from budgetctl.evals.replayed import PESSIMISTIC
 from budgetctl.evals.results import pair
 
 from budgetctl.errors import PairingError
@@ -167,8 +168,27 @@ def test_lift_by_hand():
     assert row.lift_over_cap == pytest.approx(0.25)
     assert row.matched_cap == "50% off + 50% full"
     # With p of the questions easy, mean tokens and so the mix move too: the lift is 1 - (p + (1 - p)^2).
-    p = np.random.default_rng(1).binomial(100, 0.5, size=20_000) / 100
-    assert row.lift_ci == pytest.approx(tuple(np.quantile(1 - (p + (1 - p) ** 2), [0.025, 0.975])), abs=0.005)
+    draws = np.random.default_rng(1)
+    p = draws.binomial(100, 0.5, size=20_000) / 100
+    unseen = (draws.poisson(1, p.shape) - draws.poisson(1, p.shape)) / 100
+    expected = np.quantile(1 - (p + (1 - p) ** 2) + unseen, [0.025, 0.975])
+    assert row.lift_ci == pytest.approx(tuple(expected), abs=0.005)
+
+
+def test_a_lift_that_is_not_there_is_rarely_shown():
+    # Thinking longer hurts two questions in a hundred, and the policy picks at random: its lift is zero.
+    shown = 0
+    for seed in range(60):
+        draws = np.random.default_rng(seed)
+        hurt, full = draws.random(200) < 0.02, draws.random(200) < 0.05
+        runs = {
+            "full": results((~hurt).tolist(), [100] * 200),
+            "cap:50": results([True] * 200, [50] * 200),
+            "tiered": results(np.where(full, ~hurt, True).tolist(), np.where(full, 100, 50).tolist()),
+        }
+        shown += evaluate(runs, rng=draws, resamples=400).row("tiered").lift_ci[0] > 0
+    # The design is 2.5 %; 60 tries at that exceed 6 with probability 1e-3. A plain bootstrap shows 25 here.
+    assert shown <= 6
 
 
 def test_a_policy_that_is_a_fixed_cap_in_disguise_has_no_lift():
@@ -239,6 +259,79 @@ def test_where_nothing_is_saved_full_thinking_stays():
     assert decision.text == (
         "Do not use a budget here: no policy was shown to save tokens. Keep full thinking."
     )
+
+
+def test_a_policy_that_chooses_but_shows_no_lift_is_not_recommended_even_where_no_cap_passes():
+    # 400 questions: the policy saves 2 % and loses nothing; the only cap saves half and loses a tenth.
+    full, cap = results([True] * 400), results([i % 10 != 0 for i in range(400)], [50] * 400)
+    ours = results([i != 0 for i in range(400)], [0 if i % 50 == 0 else 100 for i in range(400)])
+    decision = verdict.decide(
+        evaluate({"full": full, "cap:50": cap, "tiered": ours}, rng=rng(), asked=["tiered"])
+    )
+    assert (decision.choice, decision.recommended) == ("none", None)
+    assert "no fixed budget passes, and tiered shows no lift over one" in decision.text
+    assert "it saves 2 % of the tokens" in decision.text
+
+
+def test_a_policy_that_was_held_against_no_cap_is_not_recommended_and_told_so():
+    half = results([True] * 300, [50] * 300, budget=Budget(reasoning_tokens=50))
+    decision = verdict.decide(evaluate({"full": results([True] * 300), "tiered": half}, rng=rng()))
+    assert decision.recommended is None
+    assert decision.text.startswith("Do not use tiered here yet: it saves 50 % of the tokens")
+    assert "Add off and a few caps" in decision.text
+
+
+def test_where_nothing_was_asked_for_the_fixed_budgets_are_judged_and_never_the_oracle():
+    runs = {"full": results([True] * 40), "cap:50": results([i > 3 for i in range(40)], [50] * 40)}
+    decision = verdict.decide(evaluate(runs, rng=rng(), asked=["full"]))
+    assert "cap:50 comes closest" in decision.text
+
+
+@pytest.mark.parametrize("policy", ["effort:low", "deadline:5"])
+def test_a_policy_that_looks_at_no_question_needs_no_lift(policy):
+    runs = {"full": results([True] * 300), policy: results([True] * 300, [50] * 300)}
+    decision = verdict.decide(evaluate(runs, rng=rng()))
+    assert (decision.choice, decision.recommended) == ("policy", policy)
+    stopped = verdict.decide(
+        evaluate({"full": runs["full"], f"{policy}+stop:balanced": runs[policy]}, rng=rng())
+    )
+    assert stopped.recommended is None
+
+
+def test_of_what_may_be_recommended_that_which_saves_most_is():
+    easy = [i % 2 == 0 for i in range(400)]
+    runs = {
+        "full": results([True] * 400),
+        "off": results(easy, [0] * 400),
+        "cap:30": results([True] * 400, [30] * 400),
+        "tiered": results([True] * 400, [0 if e else 50 for e in easy]),
+    }
+    assert verdict.decide(evaluate(runs, rng=rng())).recommended == "tiered"
+    runs["cap:30"] = results([True] * 400, [20] * 400)
+    assert verdict.decide(evaluate(runs, rng=rng())).recommended == "cap:30"
+
+
+def test_a_pessimistic_reading_is_not_said_to_show_a_loss():
+    cut = results([i % 10 != 0 for i in range(300)], [50] * 300, notes=(PESSIMISTIC,))
+    decision = verdict.decide(evaluate({"full": results([True] * 300), "cap:50": cut}, rng=rng()))
+    assert decision.recommended is None
+    assert "every thought that a cap would end counts as wrong" in decision.text
+    assert "every policy that saves tokens loses" not in decision.text
+
+
+def test_samples_of_one_question_do_not_multiply_the_evidence_of_mcnemar():
+    # Five questions lost and one won, ten samples each: 50 against 10 calls, but 5 against 1 questions.
+    full = [r for s in range(10) for r in results([True] * 5 + [False] + [True] * 14, sample=s)]
+    ours = [r for s in range(10) for r in results([False] * 5 + [True] + [True] * 14, sample=s)]
+    row = evaluate({"full": full, "cap:50": ours}, rng=rng()).row("cap:50")
+    assert (row.harm, row.help) == (50, 10)
+    assert row.mcnemar_p == pytest.approx(2 * (1 + 6) / 64)
+
+
+def test_a_policy_that_changed_nothing_has_no_lift():
+    evaluation = replayed("auto")
+    assert (evaluation.row("auto").lift_over_cap, evaluation.row("auto").split) == (None, None)
+    assert evaluation.row("auto").delta_ci == (0.0, 0.0)
 
 
 def test_the_oracle_is_labelled_as_inflated():

@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import pytest
-from budgetctl.evals.replay import Recording, replay, speed_profile
+from budgetctl.evals.replay import NO_TEXT, Recording, replay, speed_profile
 from budgetctl.evals.replayed import PESSIMISTIC, UNRECORDED
 
+from budgetctl.controller import Controller
 from budgetctl.errors import ClassifierError, EvalError
+from budgetctl.pricing import Prices
 from budgetctl.types import Budget, ModelFacts, Pace
 
 from .worlds import Oracle, curve, row, world
@@ -164,7 +166,7 @@ def test_a_question_without_text_gets_no_estimate_and_keeps_full_thinking():
     rows = curve("hard", settled=80, natural=120, question=None)
     (result,) = run(rows, "quantile:0.9", classifier=Oracle())
     assert result.reasoning_tokens == 120
-    assert result.notes == ("no classifier configured",)
+    assert result.notes == (NO_TEXT,)
 
 
 class Spy:
@@ -322,3 +324,19 @@ def test_a_signal_that_is_no_probability_is_refused(value):
     recorded = signalled("a", trials={100: (value, 0.5)}, natural=300, right_from=0)
     with pytest.raises(EvalError, match=r"signals\.p_top: seen"):
         run(recorded, "full+stop:balanced")
+
+
+def test_utility_weighs_what_the_model_costs():
+    rows = world(4)
+    for dollars, tokens in ((None, {40, 60, 80, 100, 120}), (1e9, {0})):
+        prices = Prices.load(None if dollars is None else {"toy": {"input": 1, "output": dollars}})
+        base = Controller(classifier=Oracle(), prices=prices)
+        assert {r.reasoning_tokens for r in run(rows, "utility:0.1", base=base)} <= tokens
+
+
+def test_presets_of_the_base_hold():
+    recorded = signalled("a", trials=TRIALS, natural=500, right_from=300)
+    presets = {"balanced": {"trial_answer": {"confidence": 0.85, "mass": 0.5}}}
+    base = Controller(classifier=None, presets=presets)
+    [result] = run(recorded, "full+stop:balanced", base=base, every=50)
+    assert result.reasoning_tokens == 200 + 2

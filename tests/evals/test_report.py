@@ -198,9 +198,15 @@ def test_a_folder_is_rendered_anew_from_its_summary(tmp_path):
 def test_a_folder_without_a_summary_says_what_to_do(tmp_path):
     with pytest.raises(EvalError, match=r"holds no summary\.json.*resumed by the same command"):
         report.from_folder(tmp_path)
-    (tmp_path / "summary.json").write_text('{"title": "x"}')
-    with pytest.raises(EvalError, match=r"summary\.json: cannot be read \(KeyError: 'policies'\)"):
-        report.from_folder(tmp_path)
+    for content, why in (
+        ({"schema_version": "1.0", "title": "x"}, r"\(KeyError: 'policies'\)"),
+        ({"schema_version": "2.0", "title": "x"}, r"seen schema_version 2\.0, this version reads 1\.x"),
+        ({"title": "x"}, "seen no schema_version"),
+        ([], "seen no schema_version"),
+    ):
+        (tmp_path / "summary.json").write_text(json.dumps(content))
+        with pytest.raises(EvalError, match=rf"summary\.json: cannot be read.*{why}"):
+            report.from_folder(tmp_path)
 
 
 def test_details_that_are_damaged_are_named(tmp_path):
