@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-engines test-inspect test-integrations test-browser test-statistical check format lint types bench weights clean
+.PHONY: install demo test test-engines test-inspect test-integrations test-browser test-redis test-statistical check format lint types bench weights clean
 
 install: $(STAMP)
 
@@ -47,6 +47,11 @@ $(VLLM)/.installed: tests/engines/install_vllm.py constraints.txt
 # The report in a real browser: BUDGETCTL_BROWSER is its command. Also loads a page of 10,000 results.
 test-browser: install
 	BUDGETCTL_BROWSER=$${BUDGETCTL_BROWSER:-chromium} $(BIN)/python -m pytest -s tests/evals/test_report_browser.py
+
+# The ledger of spending limits on a real Redis server, which the tests start and stop. Nothing is installed for it:
+# where the server (TEST_REDIS_SERVER is its command) or the client library is missing, it fails and says so.
+test-redis: install
+	TEST_REDIS_SERVER=$${TEST_REDIS_SERVER:-redis-server} $(BIN)/python -m pytest -rs tests/ledger
 
 # Worlds in which every certificate is wrong, in full; make test runs a sample of them.
 test-statistical: install

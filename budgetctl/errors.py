@@ -7,6 +7,7 @@
     │   └── UnsupportedControl          strict mode: the model lacks the control a budget needs
     ├── StreamError                     a stream that is not what the dialect promises
     ├── AnswerTruncated                 no answer after every recovery; carries the partial reasoning
+    ├── LimitExceeded                   a spending limit has no room for a call; raised before it is made
     ├── CertificateError
     │   └── CertificateMismatch         strict mode: the certificate binds something else
     └── EvalError
@@ -18,6 +19,8 @@ with the caller's own parameters and the outcome records why.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 
 class BudgetctlError(Exception):
@@ -57,6 +60,39 @@ class AnswerTruncated(BudgetctlError):
     def __init__(self, message: str, *, reasoning: str = "") -> None:
         super().__init__(message)
         self.reasoning = reasoning
+
+
+class LimitExceeded(BudgetctlError):
+    """A spending limit has no room for the worst case of a call, which was not made.
+
+    Attributes:
+        limit: The limit's name.
+        window: Its window, as configured.
+        unit: ``usd`` or ``tokens``, of all numbers here.
+        amount: What may be spent in a window.
+        spent: What has been spent in this one.
+        held: What calls that are running now have reserved.
+        asked: What the call would have reserved.
+    """
+
+    def __init__(
+        self, *, limit: str, window: str, unit: str, amount: float, spent: float, held: float, asked: float
+    ) -> None:
+        super().__init__(
+            f"limit {limit!r}: {asked:,} {unit} asked; of {amount:,} per {window}, {spent:,} are spent "
+            f"and {held:,} reserved by running calls"
+        )
+        self.limit = limit
+        self.window = window
+        self.unit = unit
+        self.amount = amount
+        self.spent = spent
+        self.held = held
+        self.asked = asked
+
+    def __reduce__(self) -> tuple[partial[LimitExceeded], tuple[()]]:
+        """Keep the attributes on the way to another process."""
+        return partial(LimitExceeded, **vars(self)), ()
 
 
 class CertificateError(BudgetctlError):

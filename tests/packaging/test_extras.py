@@ -27,6 +27,7 @@ MODULES = {
     "inspect": "budgetctl.evals.exchange",
     "pytest": "budgetctl.evals.plugin",
     "ray": "budgetctl.evals.engines",
+    "redis": "budgetctl.ledger.redis",
 }
 """What each extra is for."""
 TOGETHER = {"all", "dev"}

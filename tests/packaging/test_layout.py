@@ -30,6 +30,7 @@ VALUES = {
     "channels_google",
     "conversation",
     "hashing",
+    "ledger",
     "monitor",
     "names",
     "outcomes",

@@ -1,0 +1,133 @@
+"""Accounts on a Redis server, for any number of hosts. It needs the extra ``redis``.
+
+Every operation is one call of one script, so it is atomic and takes one round trip. The time is the server's.
+A reservation and a settlement that the client sends again, because the connection broke before the reply, are
+done once. All keys of a prefix lie in one slot of a cluster. The server must not evict keys
+(``maxmemory-policy noeviction``): what was spent would be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from budgetctl.errors import ConfigError
+from budgetctl.ledger.store import REMEMBERED_MS, Account, Claim
+
+
+class _Scripted:
+    """Writes operations as calls of the script.
+
+    Args:
+        client: A client of redis-py, also of a cluster. Its pool should wait for a connection rather than
+            raise when all are in use: a settlement that is not sent is a reservation that expires.
+        prefix: What all keys begin with, in braces.
+        clock: Milliseconds since the epoch, in the place of the server's time.
+    """
+
+    def __init__(
+        self, client: Any, *, prefix: str = "budgetctl", clock: Callable[[], int] | None = None
+    ) -> None:
+        if not prefix or set(prefix) & set("{}"):
+            raise ConfigError(f"prefix: seen {prefix!r}, allowed: a name without braces")
+        text = files("budgetctl.ledger").joinpath("ledger.lua").read_text(encoding="utf-8")
+        self.client = client
+        self._script: Callable[..., Any] = client.register_script(text)
+        self._prefix = f"{{{prefix}}}"
+        self._clock = clock
+
+    def _reserve(
+        self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
+    ) -> Any:
+        return self._run("reserve", reservation, accounts, rungs=rungs, hold_ms=hold_ms)
+
+    def _settle(self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]) -> Any:
+        accounts, held = [claim.account for claim in claims], [claim.held for claim in claims]
+        return self._run("settle", reservation, accounts, held=held, spent=spent, remembered_ms=REMEMBERED_MS)
+
+    def _read(self, accounts: Sequence[Account]) -> Any:
+        return self._run("read", "", accounts)
+
+    def _run(self, operation: str, reservation: str, accounts: Sequence[Account], **given: Any) -> Any:
+        keys = [f"{self._prefix}:reservation:{reservation}"]
+        for account in accounts:
+            keys += [f"{self._prefix}:spent:{account.name}", f"{self._prefix}:holds:{account.name}"]
+        given["accounts"] = [
+            {
+                "period_ms": account.window.period_ms,
+                "behind": account.window.behind,
+                "kept_ms": account.window.kept_ms,
+                "limit": account.limit,
+                "strict": account.strict,
+            }
+            for account in accounts
+        ]
+        now = "" if self._clock is None else self._clock()
+        return self._script(keys=keys, args=[operation, reservation, now, json.dumps(given)])
+
+
+class RedisStore(_Scripted):
+    """A :class:`~budgetctl.ledger.Store` on a ``redis.Redis`` client, whose errors it raises unchanged."""
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str = "budgetctl") -> RedisStore:
+        """Return a store on a client of its own, with up to 50 connections; none is made yet."""
+        return cls(_client(redis.Redis, redis.BlockingConnectionPool, url), prefix=prefix)
+
+    def reserve(
+        self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
+    ) -> Sequence[int]:
+        """Hold the first rung for which every account has room."""
+        reply: Sequence[int] = self._reserve(reservation, accounts, rungs, hold_ms=hold_ms)
+        return reply
+
+    def settle(self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]) -> Sequence[int]:
+        """Give back what is held and charge what was spent."""
+        reply: Sequence[int] = self._settle(reservation, claims, spent)
+        return reply
+
+    def read(self, accounts: Sequence[Account]) -> Sequence[int]:
+        """Return what is spent and what is held of each account."""
+        reply: Sequence[int] = self._read(accounts)
+        return reply
+
+
+class AsyncRedisStore(_Scripted):
+    """The same on a ``redis.asyncio.Redis`` client, which belongs to one event loop."""
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str = "budgetctl") -> AsyncRedisStore:
+        """Return a store on a client of its own, with up to 50 connections; none is made yet."""
+        return cls(_client(redis.asyncio.Redis, redis.asyncio.BlockingConnectionPool, url), prefix=prefix)
+
+    def reserve(
+        self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
+    ) -> Awaitable[Sequence[int]]:
+        """Hold the first rung for which every account has room."""
+        reply: Awaitable[Sequence[int]] = self._reserve(reservation, accounts, rungs, hold_ms=hold_ms)
+        return reply
+
+    def settle(
+        self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]
+    ) -> Awaitable[Sequence[int]]:
+        """Give back what is held and charge what was spent."""
+        reply: Awaitable[Sequence[int]] = self._settle(reservation, claims, spent)
+        return reply
+
+    def read(self, accounts: Sequence[Account]) -> Awaitable[Sequence[int]]:
+        """Return what is spent and what is held of each account."""
+        reply: Awaitable[Sequence[int]] = self._read(accounts)
+        return reply
+
+
+def _client(client: Any, pool: Any, url: str) -> Any:
+    """Return a client whose calls wait for a connection where the client's own default would refuse them."""
+    try:
+        return client.from_pool(pool.from_url(url))
+    except ValueError as error:
+        raise ConfigError(f"redis: seen {url.partition('://')[0]!r}://..., {error}") from None
