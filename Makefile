@@ -36,6 +36,7 @@ VLLM := .venv-vllm
 test-engines: install $(VLLM)/.installed
 	BUDGETCTL_VLLM=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -s -rs tests/engines/test_vllm.py \
 		tests/engines/test_transformers_serve.py
+	TEST_DEADLINES=1 $(BIN)/python -m pytest -s -rs tests/engines/test_deadlines.py
 
 $(VLLM)/.installed: tests/engines/install_vllm.py constraints.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -86,6 +86,6 @@ def warmup() -> None:
     from .controller import Controller
 
     controller = Controller("quantile:0.9")
-    _ = controller.capabilities, controller.prices
+    _ = controller.capabilities, controller.prices.lookup("the library is loaded for what no row names")
     controller.classifier()
     controller.decide(Query.from_text("warm up"))

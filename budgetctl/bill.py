@@ -134,11 +134,15 @@ class Bill:
 
     def _dollars(self, call: Call) -> tuple[float | None, float | None]:
         """Return the dollars of the call and of one token of thinking."""
-        price = self._prices.lookup(call.model or "")
+        price = self._prices.lookup(call.model or "", prompt_tokens=call.usage.prompt_tokens)
         cost = call.cost_usd if call.cost_usd is not None else self._prices.cost(call.model or "", call.usage)
         if price is None:
             return cost, None
         return cost, (price.output if price.reasoning is None else price.reasoning) / 1e6
+
+    def _source(self, model: str | None) -> str | None:
+        row = self._prices.row(model)
+        return None if row is None else row.source
 
     def _seconds(self, call: Call) -> tuple[float | None, bool]:
         """Return the seconds of thinking and whether they were measured."""
@@ -170,6 +174,7 @@ class Bill:
                 {
                     "model": model,
                     "calls": tally.calls,
+                    "price_source": self._source(model),
                     **_summary(tally),
                     "quantiles": quantiles(tally.lengths),
                 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
-from budgetctl.errors import brief
+from budgetctl.errors import ConfigError, brief
 
 logger = logging.getLogger("budgetctl")
 
@@ -29,11 +29,15 @@ class Callbacks:
     """What to call when something happens; each takes one argument and may be a coroutine function.
 
     Attributes:
-        on_decision: Gets the :class:`~budgetctl.Decision` of every call.
+        on_decision: Gets the :class:`~budgetctl.Decision` of every call, and once more where a spending limit
+            made the call a cheaper one.
         on_delta: Gets every :class:`~budgetctl.types.Event` of a watched stream.
         on_stop: Gets the :class:`~budgetctl.types.Evidence` that ended thinking.
         on_outcome: Gets the :class:`~budgetctl.Outcome`.
         errors: What went wrong in a callback, by the type of its exception: the last hundred, newest last.
+
+    Raises:
+        ConfigError: One of them cannot be called.
     """
 
     on_decision: Callback | None = None
@@ -46,6 +50,12 @@ class Callbacks:
     )
     _worker: threading.Thread | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("on_decision", "on_delta", "on_stop", "on_outcome"):
+            callback = getattr(self, name)
+            if callback is not None and not callable(callback):
+                raise ConfigError(f"{name}: seen {callback!r}, allowed: a function of one argument")
 
     def emit(self, name: str, value: Any) -> None:
         """Queue the callback called ``name``; costs nothing when there is none."""

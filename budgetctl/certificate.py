@@ -15,9 +15,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from budgetctl.errors import CertificateError, ConfigError
 from budgetctl.policy import parse
@@ -41,7 +50,8 @@ SAMPLING = (
 """Parameters that change how a model samples or when it is cut off. One that a certificate does not name must
 not be set by the call either."""
 
-_STRENGTHS: tuple[Strength, ...] = ("none", "advisory", "hard")
+STRENGTHS: tuple[Strength, ...] = ("none", "advisory", "hard")
+"""From the weakest on."""
 
 Loss = Literal["accuracy", "harm", "disagreement"]
 """What was bounded, per question against full thinking, as means over its samples: ``accuracy`` is (right
@@ -60,6 +70,8 @@ class Circumstances:
         min_confidence: Estimates below it are set aside.
         capabilities: Version of the capability table.
         presets: Criteria that stand in the place of those of stop presets.
+        ladder: Fingerprint of the ladder that is climbed.
+        trials: How trial answers are asked for, of what is not as usual.
     """
 
     model: str | None
@@ -69,6 +81,8 @@ class Circumstances:
     min_confidence: float | None = None
     capabilities: str | None = None
     presets: Mapping[str, Preset] | None = None
+    ladder: str | None = None
+    trials: Mapping[str, Any] | None = None
 
 
 class Binding(BaseModel):
@@ -124,6 +138,37 @@ class Binding(BaseModel):
         )
 
 
+class LadderBinding(Binding):
+    """What the certificate of a ladder holds for: model and stop preset are those of its last rung.
+
+    Attributes:
+        ladder: Fingerprint of the ladder: rungs, and when a draft is accepted.
+        stops: Stop presets of the rungs before the last, and their criteria.
+        trials: How trial answers were asked for, of what was not as usual; None is all of it.
+    """
+
+    ladder: str
+    stops: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    trials: dict[str, Any] | None = None
+
+    def mismatch(self, seen: Circumstances) -> str | None:
+        """Return the first thing in which a call differs, the ladder before all others."""
+        if self.ladder != seen.ladder:
+            return f"ladder: bound to {self.ladder!r}, seen {seen.ladder!r}"
+        for stop, bound in self.stops.items():
+            if bound != (found := thresholds(stop, presets=seen.presets)):
+                return f"thresholds of the stop preset {stop!r}: bound to {bound!r}, seen {found!r}"
+        if self.trials != seen.trials:
+            return f"trial answers: bound to {self.trials!r}, seen {seen.trials!r}"
+        return super().mismatch(seen)
+
+
+def _kind(binds: Any) -> str:
+    """Return which binding a content is."""
+    bound = "ladder" in binds if isinstance(binds, Mapping) else isinstance(binds, LadderBinding)
+    return "ladder" if bound else "call"
+
+
 class Certificate(BaseModel):
     """A statement about one policy: P(loss <= epsilon) >= 1 - delta over the draw of the calibration data.
 
@@ -175,7 +220,9 @@ class Certificate(BaseModel):
     mean_loss: float
     data: str
     seed: int
-    binds: Binding
+    binds: Annotated[
+        Annotated[LadderBinding, Tag("ladder")] | Annotated[Binding, Tag("call")], Discriminator(_kind)
+    ]
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -208,7 +255,8 @@ class Certificate(BaseModel):
         """
         try:
             certificate = cls.model_validate_json(Path(path).read_bytes())
-            parse(certificate.policy)
+            if not isinstance(certificate.binds, LadderBinding):
+                parse(certificate.policy)
         except OSError as error:
             raise CertificateError(f"{path}: the certificate cannot be read: {error.strerror}") from None
         except ValidationError as error:
@@ -258,7 +306,7 @@ class Certificate(BaseModel):
             return f"pinned by the caller: {', '.join(own)}"
         if unsupported:
             return f"no control for: {', '.join(unsupported)}"
-        weak = [c for c in controls if _STRENGTHS.index(c.strength) < _STRENGTHS.index(self.binds.strength)]
+        weak = [c for c in controls if STRENGTHS.index(c.strength) < STRENGTHS.index(self.binds.strength)]
         if weak:
             return f"{weak[0].name} is {weak[0].strength}, bound to {self.binds.strength} controls"
         return None

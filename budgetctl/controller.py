@@ -19,6 +19,7 @@ from budgetctl.errors import (
     CertificateMismatch,
     ClassifierError,
     ConfigError,
+    LedgerUnavailable,
     UnsupportedControl,
     brief,
 )
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from budgetctl.audit import Audits
     from budgetctl.capabilities import Capability, Table
     from budgetctl.certificate import Circumstances
+    from budgetctl.charging import Charge, Payer
+    from budgetctl.ledger import Ledger
     from budgetctl.outcomes import Sink
     from budgetctl.pricing import Prices
     from budgetctl.speed import Speeds
@@ -64,8 +67,12 @@ logger = logging.getLogger("budgetctl")
 
 Mode = Literal["enforce", "observe"]
 MIN_CONFIDENCE = 0.5
+TOLD = 100
+"""How many faults of ours, each of another kind or place, are logged."""
 
 _override: ContextVar[Policy | None] = ContextVar("budgetctl_override", default=None)
+_paying: ContextVar[tuple[str | None, str | None]] = ContextVar("budgetctl_paying", default=(None, None))
+"""Key and tenant of the calls in this context."""
 
 
 class Classifier(Protocol):
@@ -95,24 +102,36 @@ class Render(Protocol):
 
 
 @contextmanager
-def override(policy: str | Policy | None = None, *, conversation: str | None = None) -> Iterator[None]:
+def override(
+    policy: str | Policy | None = None,
+    *,
+    conversation: str | None = None,
+    tenant: str | None = None,
+    key: str | None = None,
+) -> Iterator[None]:
     """Say something about every call made inside the ``with`` block, in this thread or task.
 
     Args:
         policy: The policy of these calls. A name out of a configuration is looked up by what loaded it:
             ``override(settings.parse("careful"))``.
         conversation: Id of the conversation that they belong to, where its opening does not tell it.
+        tenant: Whom they are for, in the eyes of spending limits.
+        key: Who pays for them, likewise.
 
     Raises:
-        ConfigError: The policy does not parse, or the id is no string.
+        ConfigError: The policy does not parse, or a name is no string.
     """
-    if conversation is not None and not isinstance(conversation, str):
-        raise ConfigError(f"conversation: seen {conversation!r}, allowed: a string, such as a thread's id")
+    _is_name("conversation", conversation, "a string, such as a thread's id")
+    _is_name("tenant", tenant)
+    _is_name("key", key)
     policies = _override.set(_override.get() if policy is None else parse(policy))
     ids = current_id.set(current_id.get() if conversation is None else conversation)
+    known = _paying.get()
+    paying = _paying.set((key or known[0], tenant or known[1]))
     try:
         yield
     finally:
+        _paying.reset(paying)
         current_id.reset(ids)
         _override.reset(policies)
 
@@ -135,6 +154,9 @@ class Controller:
         prices: What models cost; None loads the table that ships with the package.
         speeds: Live speeds; give several controllers the same object to share what they learn.
         audits: Makes a share of the calls once more at full thinking, and tells ``auto`` what that showed.
+        ledger: Keeps what calls spend together within limits.
+        tenant: Whom the calls are for, in the eyes of those limits, unless :func:`override` says otherwise.
+        key: Who pays for them, likewise.
         sinks: Where outcomes go.
         callbacks: What to call on the way.
         clock: Seconds, monotonic.
@@ -160,6 +182,9 @@ class Controller:
         prices: Prices | None = None,
         speeds: Speeds | None = None,
         audits: Audits | None = None,
+        ledger: Ledger | None = None,
+        tenant: str | None = None,
+        key: str | None = None,
         sinks: Sequence[Sink] = (),
         callbacks: Callbacks | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -168,12 +193,20 @@ class Controller:
         self.policy = parse(policy, names=self.names.policies)
         self.mode: Mode = _one_of("mode", mode, Mode)
         self.caller_values: CallerValues = _one_of("caller_values", caller_values, CallerValues)
-        if not 0 <= min_confidence <= 1:
-            raise ConfigError(f"min_confidence lies between 0 and 1, seen {min_confidence!r}")
+        if not _is_share(min_confidence):
+            raise ConfigError(
+                f"min_confidence: seen {min_confidence!r}, allowed: a number that lies between 0 and 1"
+            )
+        if not isinstance(strict, bool):
+            raise ConfigError(f"strict: seen {strict!r}, allowed: True, False")
+        _check_classifier(classifier)
         _has("limits", limits, "deadline_s", "Limits(...)")
         _has("capabilities", capabilities, "lookup", "budgetctl.capabilities.Table.load(path)")
         _has("prices", prices, "lookup", "budgetctl.pricing.Prices.load(path)")
         _has("callbacks", callbacks, "emit", "Callbacks(...)")
+        _has("ledger", ledger, "limits", "budgetctl.ledger.Ledger(...), also for asynchronous clients")
+        _is_name("tenant", tenant)
+        _is_name("key", key)
         for sink in sinks:
             _has("sinks", sink, "write", "JsonlSink(path), or what has its write()")
         self.strict = strict
@@ -182,6 +215,9 @@ class Controller:
         self.route = route
         self.presets = presets
         self.audits = audits
+        self.ledger = ledger
+        self.tenant = tenant
+        self.key = key
         self.sinks = tuple(sinks)
         self.callbacks = callbacks or Callbacks()
         self.clock = clock
@@ -189,6 +225,7 @@ class Controller:
         self._capabilities = capabilities
         self._prices = prices
         self._speeds = speeds
+        self._told: set[str] = set()
         self.conversations = Conversations()
 
     @property
@@ -251,6 +288,12 @@ class Controller:
         other.names = self.names.without_model_policies()
         return other
 
+    def without_classifier(self) -> Controller:
+        """Return a controller that estimates nothing and shares everything else."""
+        other = self._copy()
+        other._classifier = None
+        return other
+
     def with_presets(self, presets: Mapping[str, Preset]) -> Controller:
         """Return a controller with other soft criteria for the stop presets, which shares everything else."""
         other = self._copy()
@@ -267,6 +310,18 @@ class Controller:
         other = self._copy() if found.policy is None else self.with_policy(found.policy)
         other.route = route
         other.limits = found.limits or self.limits
+        return other
+
+    def for_payer(self, *, tenant: str | None = None, key: str | None = None) -> Controller:
+        """Return a controller whose calls are charged to these, and which shares everything else.
+
+        Raises:
+            ConfigError: A name is no string.
+        """
+        _is_name("tenant", tenant)
+        _is_name("key", key)
+        other = self._copy()
+        other.tenant, other.key = tenant or self.tenant, key or self.key
         return other
 
     def _copy(self) -> Controller:
@@ -402,19 +457,19 @@ class Controller:
         outer = outer_call.get()
         params = without_auto(params if outer is None else outer.restore(params))
         outer = None if outer is None else outer.claim()
-        if outer is not None:
+        if outer is not None and outer.decides:
             decider, policy, ongoing = outer.controller, outer.policy, outer.conversation
         else:
             decider = self
             ongoing = conversation_of(query, capability, place=place, given=conversation)
-        decision = None if outer is None else outer.decision
+        decision = None if outer is None or not outer.decides else outer.decision
         if decision is None or decision.certificate is not None:  # which may not hold for the call inside
             decision = decider.decide(
                 query,
                 facts=capability.facts(),
                 limits=limits,
                 pace=self.speeds.pace(place, query.model or ""),
-                price=self.prices.lookup(query.model),
+                price=self.prices.lookup(query.model, place=place, prompt_tokens=query.total_chars / 4),
                 endpoint=endpoint,
                 params=params,
                 policy=policy,
@@ -433,12 +488,12 @@ class Controller:
         if repeatable and self.mode == "enforce" and decider.audits is not None:
             audit = decider.audits.draw(decision, limits=limits or decider.limits)
             decision = replace(decision, audit=audit)
-        if outer is None or outer.controller.callbacks is not self.callbacks:
+        if outer is None or not outer.decides or outer.controller.callbacks is not self.callbacks:
             self.callbacks.emit("on_decision", decision)
         if self.strict and self.mode == "enforce" and rendered.unsupported:
             missing = ", ".join(rendered.unsupported)
             raise UnsupportedControl(f"{query.model!r} at {endpoint!r} has no control for: {missing}")
-        return Session(
+        session = Session(
             controller=self,
             query=query,
             decision=decision,
@@ -450,6 +505,82 @@ class Controller:
             conversation=ongoing,
             last=last,
         )
+        if self.ledger is not None and (outer is None or outer.ledger is not self.ledger):
+            from budgetctl.charging import Payer
+
+            key, tenant = _paying.get()
+            payer = Payer(key=key or self.key, route=session.route, tenant=tenant or self.tenant)
+            session.charge = self._charge(session, rendered, written, payer=payer)
+        return session
+
+    def _charge(
+        self, session: Session, rendered: Rendered, write: Callable[[Budget], Rendered], *, payer: Payer
+    ) -> Charge | None:
+        """Return the account of a call with the ledger; None where no limit is for it."""
+        from budgetctl.charging import charge
+
+        assert self.ledger is not None
+        decision, query = session.decision, session.query
+        situation = Situation(
+            query=query,
+            estimate=decision.estimate if decision.fallback is None else None,
+            facts=session.capability.facts(),
+        )
+
+        def changed(budget: Budget) -> Decision:
+            why = "a spending limit made the call a cheaper one"
+            return replace(
+                decision,
+                budget=budget,
+                reasons=(*decision.reasons, *(r for r in budget.reasons if r not in decision.reasons)),
+                expected=expect(budget, situation),
+                certificate=None,
+                certificate_void_reason=decision.certificate_void_reason
+                if decision.certificate is None
+                else why,
+                audit=False,
+            )
+
+        return charge(
+            self.ledger,
+            payer=payer,
+            prices=self.prices,
+            enforce=self.mode == "enforce",
+            decided=(decision, rendered),
+            write=write,
+            changed=changed,
+            capability=session.capability,
+            situation=situation,
+            place=session.place,
+        )
+
+    def again(self, session: Session, audits: Audits) -> Session:
+        """Return the session of the same call as its caller wrote it, which audits it and is charged, too."""
+        from budgetctl.adapters import Rendered
+
+        second = session.again(audits)
+        if session.charge is not None:
+            own = Rendered(params=dict(session.caller_params))
+            second.charge = self._charge(second, own, lambda budget: own, payer=session.charge.payer)
+        return second
+
+    def unbudgeted(self, what: str, error: Exception) -> None:
+        """Let a call that a fault of ours leaves without a budget go through unchanged, and log why, once.
+
+        Raises:
+            BudgetctlError: Strict mode only.
+            LedgerUnavailable: A call that cannot be counted is not made where there are spending limits.
+        """
+        if self.strict and isinstance(error, BudgetctlError):
+            raise error
+        if self.ledger is not None and self.mode == "enforce":
+            raise LedgerUnavailable(
+                f"{what} could not be counted ({brief(error)}) and was not made"
+            ) from error
+        cause = f"{what} goes through unchanged: {brief(error)}{_where(error)}"
+        if cause not in self._told and len(self._told) < TOLD:
+            self._told.add(cause)
+            logger.warning("%s (said once)", cause)
 
     def policy_hash(
         self, policy: str, estimate: Estimate | None = None, *, certificate: str | None = None
@@ -477,6 +608,24 @@ class Controller:
             capabilities=self.capabilities.version,
             presets=self.presets,
         )
+
+    def kept(
+        self, decision: Decision, write: Callable[[Budget], Rendered], *, query: Query, facts: ModelFacts
+    ) -> Decision:
+        """Return a decision as it stands once written: aside where the call cannot keep its certificate.
+
+        Sessions do this themselves; it is for those who decide without one, as evaluations do.
+
+        Args:
+            decision: What :meth:`decide` returned.
+            write: Writes a budget into the call's parameters.
+            query: The call, as given to :meth:`decide`.
+            facts: What the model can do, likewise.
+
+        Raises:
+            CertificateMismatch: Strict mode only.
+        """
+        return self._written(decision, write, policy=None, situation=Situation(query=query, facts=facts))[0]
 
     def _written(
         self,
@@ -545,6 +694,14 @@ def _limited(budget: Budget, situation: Situation) -> Budget:
     return budget
 
 
+def _where(error: Exception) -> str:
+    """Return the line of code that raised ``error``, whose message may quote the call."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" at {trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+
+
 def _why(error: Exception) -> str:
     """Say what failed; in words only where they are ours."""
     return f"{brief(error)}: {error}" if isinstance(error, BudgetctlError) else brief(error)
@@ -577,6 +734,28 @@ def _one_of(name: str, value: Any, allowed: Any) -> Any:
     if value not in get_args(allowed):
         raise ConfigError(f"{name}: seen {value!r}, allowed: {', '.join(get_args(allowed))}")
     return value
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_classifier(classifier: object) -> None:
+    """Refuse what is no classifier and a name that nobody has; weights are read when they are needed."""
+    if not isinstance(classifier, str):
+        _has("classifier", classifier, "estimate", "a registered name, what has estimate(), or None")
+    elif classifier != "default":
+        from budgetctl.classifiers.registry import check
+
+        try:
+            check(classifier)
+        except ClassifierError as error:
+            raise ConfigError(f"classifier: {error}") from None
+
+
+def _is_name(what: str, value: object, allowed: str = "a string") -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise ConfigError(f"{what}: seen {value!r}, allowed: {allowed}")
 
 
 def _has(name: str, value: object, attribute: str, allowed: str) -> None:

@@ -8,6 +8,7 @@
     ├── StreamError                     a stream that is not what the dialect promises
     ├── AnswerTruncated                 no answer after every recovery; carries the partial reasoning
     ├── LimitExceeded                   a spending limit has no room for a call; raised before it is made
+    ├── LedgerUnavailable               nobody knows whether it has: its store did not answer
     ├── CertificateError
     │   └── CertificateMismatch         strict mode: the certificate binds something else
     └── EvalError
@@ -73,10 +74,20 @@ class LimitExceeded(BudgetctlError):
         spent: What has been spent in this one.
         held: What calls that are running now have reserved.
         asked: What the call would have reserved.
+        cheaper: A cheaper rung may be tried instead, as the limit is configured.
     """
 
     def __init__(
-        self, *, limit: str, window: str, unit: str, amount: float, spent: float, held: float, asked: float
+        self,
+        *,
+        limit: str,
+        window: str,
+        unit: str,
+        amount: float,
+        spent: float,
+        held: float,
+        asked: float,
+        cheaper: bool = False,
     ) -> None:
         super().__init__(
             f"limit {limit!r}: {asked:,} {unit} asked; of {amount:,} per {window}, {spent:,} are spent "
@@ -89,10 +100,15 @@ class LimitExceeded(BudgetctlError):
         self.spent = spent
         self.held = held
         self.asked = asked
+        self.cheaper = cheaper
 
     def __reduce__(self) -> tuple[partial[LimitExceeded], tuple[()]]:
         """Keep the attributes on the way to another process."""
         return partial(LimitExceeded, **vars(self)), ()
+
+
+class LedgerUnavailable(BudgetctlError):
+    """The store of a spending limit did not answer, so the call was not made; ``__cause__`` is its error."""
 
 
 class CertificateError(BudgetctlError):
@@ -118,4 +134,4 @@ class NotEnoughEvidence(EvalError):
 def brief(error: BaseException) -> str:
     """Name an error for records and logs. Not its message: those of servers quote the prompt."""
     code = getattr(error, "status_code", None)
-    return type(error).__name__ if code is None else f"{type(error).__name__} (HTTP {code})"
+    return f"{type(error).__name__} (HTTP {code})" if isinstance(code, int) else type(error).__name__

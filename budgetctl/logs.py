@@ -146,17 +146,21 @@ def _first_choice(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
-def _outcome(row: Outcome) -> Call:
-    thinking = None
+def thinking_s(row: Outcome) -> float | None:
+    """Return the seconds between a call's first token and the first token of its answer; None is unknown."""
     if row.reasoning_tokens == 0:
-        thinking = 0.0
-    elif row.ttft_s is not None and row.ttfo_s is not None and row.ttfo_s > row.ttft_s:
-        thinking = row.ttfo_s - row.ttft_s  # no difference: it was not delivered, and nobody saw how long
+        return 0.0
+    if row.ttft_s is not None and row.ttfo_s is not None and row.ttfo_s > row.ttft_s:
+        return row.ttfo_s - row.ttft_s
+    return None  # no difference: it was not delivered, and nobody saw how long
+
+
+def _outcome(row: Outcome) -> Call:
     failed = row.stop.reason is StopReason.ERROR
     return Call(
         model=row.model,
         usage=row.usage.usage(),
-        thinking_s=thinking,
+        thinking_s=thinking_s(row),
         e2e_s=row.e2e_s,
         empty=not row.answered and not failed and row.stop.reason is not StopReason.CALLER,
         failed=failed,

@@ -41,10 +41,15 @@ class Alias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What holds for the traffic of one name; None is what holds for all."""
+    """What holds for the traffic of one name; None is what holds for all.
+
+    Attributes:
+        private: Its queries stay on the local rungs of a ladder.
+    """
 
     policy: Policy | None = None
     limits: Limits | None = None
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

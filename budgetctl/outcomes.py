@@ -227,6 +227,22 @@ class CacheLost(Row):
     usd: float | None = None
 
 
+class LadderRow(Row):
+    """What a call was in a turn on a ladder of rungs.
+
+    ``id`` is that of the turn, ``rung`` the place of its rung, from 0, of ``of``. ``accepted`` says that its
+    answer was handed on, ``why`` what it came to. ``calls`` is the number of calls that the row's usage,
+    timing and cost are of: one in every stored row; all of the turn in ``budgetctl.outcome(reply)``.
+    """
+
+    id: str
+    rung: int
+    of: int
+    accepted: bool
+    why: str
+    calls: int = 1
+
+
 class Outcome(Row):
     """One call, as it is stored: one JSON object per line."""
 
@@ -252,6 +268,7 @@ class Outcome(Row):
     fallback: str | None = None
     cost_usd: float | None = None
     cache_lost: CacheLost | None = None
+    ladder: LadderRow | None = None
     certificate: str | None = None
     certificate_void_reason: str | None = None
 
@@ -505,6 +522,7 @@ __all__ = [
     "EstimateRow",
     "ExpectedRow",
     "Feedback",
+    "LadderRow",
     "Outcome",
     "QuantilesRow",
     "Row",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.errors import brief
-from budgetctl.types import AppliedControl, Budget, Decision, Query, StopReason, Timing, Usage
+from budgetctl.errors import BudgetctlError, ConfigError, LedgerUnavailable, LimitExceeded, brief
+from budgetctl.types import AppliedControl, Budget, Decision, Price, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
     from budgetctl.audit import Audits
     from budgetctl.callbacks import Callbacks
     from budgetctl.capabilities import Capability
+    from budgetctl.charging import Charge, Rung
     from budgetctl.controller import Controller
     from budgetctl.conversation import Conversation, Conversations, LastCall
     from budgetctl.names import Alias
     from budgetctl.outcomes import Outcome, Sink
     from budgetctl.policy import Policy
+    from budgetctl.speed import Request
 
 logger = logging.getLogger("budgetctl")
 
@@ -40,6 +42,8 @@ class OuterCall:
         conversation: What the call belongs to, where that matters.
         claimed: A client inside has taken the decision over, with whatever better means it has.
         outcome: The outcome that this client recorded.
+        ledger: Where what the function spends is charged already.
+        decides: The decision is for the client inside; where a ladder has taken it over, its rungs decide.
     """
 
     controller: Controller
@@ -51,6 +55,8 @@ class OuterCall:
     conversation: Conversation | None = None
     claimed: bool = False
     outcome: Outcome | None = None
+    ledger: object = None
+    decides: bool = True
 
     def claim(self) -> OuterCall | None:
         """Take the decision over; None for all but the first client inside."""
@@ -85,6 +91,17 @@ class Acted:
     prefill_tokens: int | None = 0
 
 
+def _probes(*, generated: int, read: int) -> Usage:
+    return Usage(
+        prompt_tokens=read,
+        reasoning_tokens=generated,
+        answer_tokens=0,
+        output_tokens=generated,
+        cached_tokens=0,
+        cache_write_tokens=0,
+    )
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two values are the same. Clients copy what they are given, and arrays cannot be compared."""
     try:
@@ -93,7 +110,27 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
+def _sum(usage: Usage) -> int:
+    return (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
+
+
+def _was_made(error: BaseException) -> bool:
+    """Whether a call that ended so may have cost something: not where the provider refused it or was away."""
+    if isinstance(error, ConfigError | LedgerUnavailable | LimitExceeded):
+        return False
+    status = getattr(error, "status_code", getattr(error, "code", None))  # Google's calls it a code
+    refused = isinstance(status, int) and status >= 400
+    cause = error.__cause__ or error
+    return not refused and type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
+
+
 outer_call: ContextVar[OuterCall | None] = ContextVar("budgetctl_outer_call", default=None)
+
+Keep = Callable[["Outcome", Callable[["Outcome"], None]], None]
+"""Gets the outcome of a call in the place of sinks and callbacks, and what shows it to them in time."""
+
+keep: ContextVar[Keep | None] = ContextVar("budgetctl_keep", default=None)
+"""For the calls that begin in this context: a draft is recorded when it is known whether it is the answer."""
 
 
 class Session:
@@ -106,7 +143,10 @@ class Session:
         unsupported: Parts of the budget that no control of the model carries.
         pinned: Parameters that the caller had set and that were left alone.
         started: Time on ``clock`` at which the call began.
+        place: Where it goes: a base URL, or a kind of endpoint.
+        flight: The call in the eyes of its endpoint's speed.
         audited: The outcome of the call that this one audits, and nobody waits for it; None for every other.
+        charge: The call's account with a ledger; None where no spending limit is for it.
     """
 
     def __init__(
@@ -137,17 +177,33 @@ class Session:
         self.budget = decision.budget if enforce else Budget(stop="none")
         self.clock = controller.clock
         self.started = controller.clock()
+        self.flight = controller.speeds.enter(
+            place, query.model or "", requests=2 if capability.recalls else 1
+        )
         self.outcome: Outcome | None = None
         self.audited = audited
+        self.charge: Charge | None = None
+        self._usage: Usage | None = None
         self.conversation = conversation
         self._last = last
-        self._place = place
+        self.place = place
         self._outer = outer
+        self._keep = keep.get() if audited is None else None
 
     @property
     def enforcing(self) -> bool:
         """Whether budgets are written into calls, or only recorded."""
         return self.controller.mode == "enforce"
+
+    @property
+    def route(self) -> str | None:
+        """Name of the traffic: a function around the call knows it best."""
+        return next((c.route for c in reversed(self._controllers) if c.route is not None), None)
+
+    @property
+    def price(self) -> Price | None:
+        """What the call's tokens cost where it goes."""
+        return self.controller.prices.lookup(self.query.model, place=self.place)
 
     def finish(
         self,
@@ -158,10 +214,11 @@ class Session:
         answered: bool,
         criterion: str | None = None,
         probe_tokens: int = 0,
+        probe_prefill: int = 0,
         acted: Acted | None = None,
         fallback: str | None = None,
         controls: Sequence[AppliedControl] | None = None,
-        measured: Timing | None = None,
+        measured: Sequence[Request] | None = None,
     ) -> Outcome | None:
         """Record what happened and return it; a second call returns the first outcome.
 
@@ -173,15 +230,21 @@ class Session:
             stop: Why thinking ended.
             answered: The caller got an answer.
             criterion: Name of the criterion that ended thinking, if one did.
-            probe_tokens: Tokens that were generated to see whether to stop.
+            probe_tokens: Tokens that were generated to see whether to stop; they are charged, and no part
+                of ``usage``.
+            probe_prefill: Tokens that were read for that.
             acted: How thinking was ended, where that is known.
             fallback: What went wrong on the way and what was done instead.
             controls: The controls that really acted, if they differ from those that were sent.
-            measured: Times of the response itself, from which the speed is learned, if they differ from
-                ``timing``, which is what the caller saw.
+            measured: The requests that it took, from which the speed is learned; None is the one that
+                ``usage`` and ``timing`` tell of.
         """
         if self.outcome is not None:
             return self.outcome
+        self._usage = usage
+        if probe_tokens or probe_prefill:
+            self._usage += _probes(generated=probe_tokens, read=probe_prefill)
+        self.flight.land()
         try:
             self.outcome = self._build(
                 usage=usage,
@@ -190,20 +253,89 @@ class Session:
                 answered=answered,
                 criterion=criterion,
                 probe_tokens=probe_tokens,
+                probe_prefill=probe_prefill,
                 acted=acted or Acted(),
                 fallback=fallback,
                 controls=self.controls if controls is None else tuple(controls),
             )
-            self._learn_speed(usage, measured or timing)
-            self._publish(self.outcome)
+            self._learn_speed(usage, timing, measured=measured, stop=stop, answered=answered)
+            if self._keep is None:
+                self._publish(self.outcome)
+            else:
+                self._keep(self.outcome, self._publish)
         except Exception as error:
             logger.warning("the outcome could not be recorded: %s", brief(error))
         return self.outcome
 
+    def reserve(self) -> bool:
+        """Reserve what the call costs at most, before it is made; true where that made it a cheaper one.
+
+        It blocks where ``charge.waits``.
+
+        Raises:
+            LimitExceeded: A limit has no room for the call.
+            LedgerUnavailable: Nobody knows whether it has.
+            ConfigError: What the call may cost is not known.
+        """
+        if self.charge is None:
+            return False
+        try:
+            rung = self.charge.reserve()
+        except BudgetctlError as error:
+            if self.audited is None:
+                self._refused(error)
+            self.flight.land()
+            raise
+        if self.charge.note is not None:
+            self.decision = replace(self.decision, reasons=(*self.decision.reasons, self.charge.note))
+        return rung is not self.charge.rungs[0] and self._take(rung)
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """Charge what the finished call has used; what is not known of it, as it was reserved. Never fails.
+
+        Args:
+            error: What ended the call.
+        """
+        if self.charge is None:
+            return
+        used = self._usage or Usage()
+        if error is not None and not used.output_tokens and not _sum(used) and not _was_made(error):
+            self.charge.release()
+        else:
+            self.charge.settle(self._usage, None if self.outcome is None else self.outcome.cost_usd)
+
+    def release(self) -> None:
+        """Give back what was reserved: the call is not made. Never fails."""
+        self.flight.land()
+        if self.charge is not None:
+            self.charge.release()
+
+    def _take(self, rung: Rung) -> bool:
+        """Make the call a cheaper one."""
+        self.decision, self.budget = rung.decision, rung.decision.budget
+        self.params, self.controls = rung.rendered.params, rung.rendered.controls
+        self.unsupported, self.pinned = rung.rendered.unsupported, rung.rendered.pinned
+        if self._outer is not None:
+            self._outer.decision = self.decision
+        self.controller.callbacks.emit("on_decision", self.decision)
+        return True
+
+    def _refused(self, error: BudgetctlError) -> None:
+        """Record a call that was not made."""
+        self.controls = ()
+        nothing = Usage(prompt_tokens=0, reasoning_tokens=0, answer_tokens=0, output_tokens=0)
+        self.finish(
+            usage=nothing,
+            timing=Timing(),
+            stop=StopReason.ERROR,
+            answered=False,
+            fallback=f"{type(error).__name__}: {error}",
+        )
+
     @property
     def audits(self) -> Audits | None:
         """Whose audit this call was drawn for."""
-        return self._controllers[-1].audits if self.decision.audit else None
+        return self._decider.audits if self.decision.audit else None
 
     def again(self, audits: Audits) -> Session:
         """Return the session of the same call as its caller wrote it, which audits this one.
@@ -232,7 +364,7 @@ class Session:
             capability=self.capability,
             rendered=Rendered(params=dict(self.caller_params)),
             caller_params=self.caller_params,
-            place=self._place,
+            place=self.place,
             outer=self._outer,
             audited=self.outcome,
         )
@@ -255,7 +387,12 @@ class Session:
 
     @property
     def _memory(self) -> Conversations:
-        return self._controllers[-1].conversations
+        return self._decider.conversations
+
+    @property
+    def _decider(self) -> Controller:
+        outer = self._outer
+        return self.controller if outer is None or not outer.decides else outer.controller
 
     @property
     def _controllers(self) -> list[Controller]:
@@ -269,18 +406,26 @@ class Session:
     def _callbacks(self) -> list[Callbacks]:
         return list({id(c.callbacks): c.callbacks for c in self._controllers}.values())
 
-    def _learn_speed(self, usage: Usage, timing: Timing) -> None:
+    def _learn_speed(
+        self,
+        usage: Usage,
+        timing: Timing,
+        *,
+        measured: Sequence[Request] | None,
+        stop: StopReason,
+        answered: bool,
+    ) -> None:
+        from budgetctl.speed import Request
+
+        requests = list(measured or ())
+        tokens = usage.output_tokens or (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
+        if measured is None and timing.e2e_s is not None and tokens > 1:
+            requests.append(Request(ttft_s=timing.ttft_s, tokens=tokens, seconds=timing.e2e_s))
         if self.capability.reasoning == "hidden":
-            return  # the thinking came before the first token that anybody saw
-        tokens = (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
-        if timing.ttft_s is not None and timing.e2e_s is not None and tokens > 1:
-            self.controller.speeds.observe(
-                self._place,
-                self.query.model or "",
-                ttft_s=timing.ttft_s,
-                tokens=tokens,
-                seconds=timing.e2e_s,
-            )
+            requests = []  # the thinking came before the first token that anybody saw
+        self.flight.learn(requests)
+        if answered and timing.e2e_s is not None and stop not in (StopReason.ERROR, StopReason.CALLER):
+            self.flight.ended(timing.e2e_s, deadline_s=self.budget.deadline_s)
 
     def _build(
         self,
@@ -291,6 +436,7 @@ class Session:
         answered: bool,
         criterion: str | None,
         probe_tokens: int,
+        probe_prefill: int,
         acted: Acted,
         fallback: str | None,
         controls: tuple[AppliedControl, ...],
@@ -315,14 +461,19 @@ class Session:
             criterion=criterion,
             probe_tokens=probe_tokens,
             acted=asdict(acted),
-            route=next((c.route for c in reversed(self._controllers) if c.route is not None), None),
+            route=self.route,
             query_hash=query_hash(self.query.text),
             features=self.controller.features(self.query) if kept else {},
             model=self.query.model,
             budget_state=self._budget_state(controls, usage),
             pinned=self.pinned,
             fallback="; ".join(notes) or None,
-            cost_usd=self.controller.prices.cost(self.query.model, usage),
+            cost_usd=self.controller.prices.cost(
+                self.query.model,
+                usage + _probes(generated=probe_tokens, read=probe_prefill),
+                place=self.place,
+                again=(acted.prefill_tokens or 0) + probe_prefill,
+            ),
             cache_lost=self._cache_lost(controls, usage),
             certificate=None if void else self.decision.certificate,
             certificate_void_reason=void,
@@ -341,7 +492,7 @@ class Session:
         if self._last.cached is None or usage.cached_tokens is None:
             return None
         tokens = min(self._last.cached, usage.prompt_tokens or 0) - usage.cached_tokens
-        usd = self.controller.prices.cache_lost(self.query.model, usage, tokens)
+        usd = self.controller.prices.cache_lost(self.query.model, usage, tokens, place=self.place)
         return {"tokens": tokens, "usd": usd} if tokens > 0 else None
 
     def _voided(self, acted: Acted, fallback: str | None) -> str | None:

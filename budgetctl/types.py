@@ -278,14 +278,36 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast an endpoint and model answer: seconds = ttft_s + tokens * s_per_token."""
+    """How fast an endpoint and model answer at the present load: seconds = ttft_s + tokens * s_per_token.
+
+    Attributes:
+        ttft_s: Seconds from the sending of a request to its first token, waiting for others included.
+        s_per_token: Seconds from one token to the next.
+        alone_s: Those of ``ttft_s`` that would be left without any others; None is all of them.
+        crowd: How many calls each request waits for; 0 where all are served at once.
+        margin: What a forecast of whole calls is multiplied with to hold for 95 % of them.
+    """
 
     ttft_s: float
     s_per_token: float
+    alone_s: float | None = None
+    crowd: float = 0.0
+    margin: float = 1.0
 
     def seconds(self, tokens: float) -> float:
         """Return the modelled seconds until ``tokens`` output tokens have arrived."""
         return self.ttft_s + tokens * self.s_per_token
+
+    def tokens(self, seconds: float, *, requests: int = 1) -> int:
+        """Return the output tokens that fit into ``seconds``; below zero where not even the requests do.
+
+        ``seconds = margin * (1 + crowd) * (requests * alone_s + tokens * s_per_token)``: each call waits for
+        ``crowd`` others, and it is planned as if these did what it does itself. A plan that took their
+        present length for given would let all think when there is time and none a moment later.
+        """
+        own = seconds / (self.margin * (1 + self.crowd))
+        alone_s = self.ttft_s if self.alone_s is None else self.alone_s
+        return math.floor((own - requests * alone_s) / self.s_per_token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +325,33 @@ class Price:
     reasoning: float | None = None
     cached_input: float | None = None
     cache_write: float | None = None
+
+    @classmethod
+    def hourly(cls, usd: float, *, tokens_per_s: float, prompt_tokens_per_s: float | None = None) -> Price:
+        """Return what a token costs on a machine that is paid by the hour.
+
+        ``usd / 3600 / tokens_per_s`` for each generated token, and likewise for each of the prompt.
+
+        Args:
+            usd: Dollars per hour of the whole machine.
+            tokens_per_s: Tokens that it generates per second, all requests together, averaged over the hours
+                that are paid: time for prompts and idle time then are in the price of the tokens.
+            prompt_tokens_per_s: Tokens of prompts that it reads per second where their time is charged by
+                itself. ``tokens_per_s`` is then measured without that time, and what comes from the server's
+                prefix cache takes none.
+
+        Raises:
+            ValueError: A rate that is not above zero.
+        """
+        rates = [tokens_per_s] if prompt_tokens_per_s is None else [tokens_per_s, prompt_tokens_per_s]
+        if not all(rate > 0 for rate in rates):
+            raise ValueError(f"tokens per second: seen {rates}, allowed: numbers above 0")
+        per_million = 1e6 / 3600 * usd
+        if prompt_tokens_per_s is None:
+            return cls(input=0.0, output=per_million / tokens_per_s)
+        return cls(
+            input=per_million / prompt_tokens_per_s, output=per_million / tokens_per_s, cached_input=0.0
+        )
 
     def cost(
         self, *, prompt: float, reasoning: float, answer: float, cached: float = 0, written: float = 0
@@ -331,6 +380,7 @@ class ModelFacts:
         natural_p99: The 99th percentile of its natural thinking, in tokens.
         answer_tokens: The 95th percentile of its answers, in tokens.
         leak_ratio: Below this share of its natural length a cap makes reasoning leak into the answer.
+        recalls: A thought that is cut takes another request to write its answer.
     """
 
     can_switch_off: bool = False
@@ -339,6 +389,7 @@ class ModelFacts:
     natural_p99: int | None = None
     answer_tokens: int | None = None
     leak_ratio: float | None = None
+    recalls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,6 +529,7 @@ class Progress:
         reasoning: The thinking text so far (the last 16,384 characters).
         elapsed_s: Seconds since the call was sent.
         s_per_token: Live seconds per token of this stream; None until measured.
+        ttft_s: Seconds from its sending to the first token of this stream.
         at_boundary: The last delta ended a sentence or a line, outside code and formulas.
         trial: The trial answer that has just come; None where nobody asked for one at this point.
         close_margin: How much the model prefers its likeliest next token to the end of its thinking, in nats:
@@ -492,6 +544,7 @@ class Progress:
     reasoning: str
     elapsed_s: float
     s_per_token: float | None = None
+    ttft_s: float | None = None
     at_boundary: bool = False
     trial: Trial | None = None
     close_margin: float | None = None

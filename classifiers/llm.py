@@ -63,6 +63,8 @@ class LlmClassifier:
     """
 
     name = "llm"
+    asks_endpoint = True
+    """What it is asked leaves for another endpoint than the call's own."""
 
     def __init__(
         self,

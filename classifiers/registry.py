@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from budgetctl.classifiers.base import Classifier
 
 from budgetctl.errors import ClassifierError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "budgetctl.classifiers"
 """Entry-point group: each entry is a callable without arguments that returns a classifier."""
@@ -42,6 +46,16 @@ def load(name_or_path: str | os.PathLike[str] = "default") -> Classifier:
     return _from_entry_point(name)
 
 
+def check(name: str) -> None:
+    """Refuse a name that no classifier has. Reads no weights, and looks at no path.
+
+    Raises:
+        ClassifierError: There is no such classifier; the message names those that there are.
+    """
+    if name not in BUILT_IN and name != "heuristic" and not name.endswith(".npz"):
+        _entry_point(name)
+
+
 @cache
 def _built_in(name: str) -> Classifier:
     from budgetctl.classifiers.experts import Experts
@@ -65,23 +79,26 @@ def _from_file(path: Path, changed_ns: int | None) -> Classifier:
     return LinearClassifier.load(path)
 
 
-@cache
-def _from_entry_point(name: str) -> Classifier:
+def _entry_point(name: str) -> EntryPoint:
     from importlib.metadata import entry_points  # costs more than the shipped weights, which need none
 
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in installed:
         known = ", ".join(sorted({*BUILT_IN, "heuristic", *installed}))
         raise ClassifierError(f"no classifier {name!r}; known: {known}, or the path of an .npz file")
+    return installed[name]
+
+
+@cache
+def _from_entry_point(name: str) -> Classifier:
+    entry = _entry_point(name)
     try:
-        classifier = installed[name].load()()
+        classifier = entry.load()()
     except Exception as error:
-        raise ClassifierError(
-            f"classifier {name!r} ({installed[name].value}) failed to load: {error!r}"
-        ) from error
+        raise ClassifierError(f"classifier {name!r} ({entry.value}) failed to load: {error!r}") from error
     if not isinstance(classifier, Classifier):
         raise ClassifierError(
-            f"classifier {name!r} ({installed[name].value}) lacks one of name, hash, estimate: "
+            f"classifier {name!r} ({entry.value}) lacks one of name, hash, estimate: "
             f"seen {type(classifier).__name__}"
         )
     return classifier

@@ -54,6 +54,8 @@ def with_ridge(p: Params, x: Inputs, y: Labels, *, share: float, penalty: float)
     copies = len(x.dense) // len(y.off)
     tokens, weights = np.tile(y.tokens[:, 1], copies), np.tile(y.weights[:, 1] / copies, copies)
     used = weights > 0
+    if not used.any():
+        return p  # nobody recorded a length
     inputs = hstack([RIDGE_BAG * x.bag[used], csr_matrix(RIDGE_DENSE * x.dense[used])]).tocsr()
     model = Ridge(alpha=penalty, solver="lsqr", tol=1e-6)
     model.fit(inputs, tokens[used], sample_weight=weights[used])

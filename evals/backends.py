@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from budgetctl.evals.endpoint import THINKING_KEPT, Grader
 from budgetctl.evals.questions import LiveQuestion
 from budgetctl.evals.results import Result
 
+from budgetctl.adapters import Rendered
 from budgetctl.capabilities import Table
 from budgetctl.errors import ConfigError, EvalError
 from budgetctl.stopping import Preset, Trials
@@ -42,12 +45,16 @@ class LocalBackend:
         presets: Other soft criteria for the stop presets (see :func:`budgetctl.stopping.soft`).
         capabilities: What models can do; None is the shipped table.
         concurrency: Copies at once, on a cluster; in this process there is one.
+        confidence: Keep the geometric mean of the probabilities of every answer's tokens, as
+            :func:`budgetctl.ladder.answer_confidence` does.
+        trials: How it is asked for trial answers; None is as usual.
         more: Passed to :func:`budgetctl.integrations.transformers.generate`.
     """
 
     batched = True
     priced = False
     endpoint = "in-process"
+    usual_trials = Trials()
 
     def __init__(
         self,
@@ -61,11 +68,13 @@ class LocalBackend:
         presets: Mapping[str, Preset] | None = None,
         capabilities: Table | None = None,
         concurrency: int = 1,
+        confidence: bool = False,
+        trials: Trials | None = None,
         **more: Any,
     ) -> None:
         from budgetctl.integrations.transformers import sampling_of
 
-        self.model, self.concurrency = model, concurrency
+        self.model, self.concurrency, self.confidence = model, concurrency, confidence
         facts = (capabilities or Table.load()).lookup(model, self.endpoint).facts()
         switch = "enable_thinking" in (tokenizer.get_chat_template() or "")
         self.facts = replace(facts, can_cap=True, can_switch_off=facts.can_switch_off or switch)
@@ -73,14 +82,27 @@ class LocalBackend:
             **settings,
             "sampling": dict(sampling or {}),
             **({"presets": dict(presets)} if presets else {}),
+            **({"confidence": True} if confidence else {}),
+            **self._changed(trials or self.usual_trials),
         }
         self._network, self._tokenizer, self._grader = network, tokenizer, grader
         drawn = {"do_sample": True, **sampling} if sampling else {"do_sample": False}
         self.sampling: Mapping[str, Any] = sampling_of(network, drawn)
-        self._options = {"presets": presets, **more, **drawn}
+        self._options = {
+            "presets": presets,
+            "logprobs": confidence,
+            "trials": trials or self.usual_trials,
+            **more,
+            **drawn,
+        }
 
     def generate(
-        self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int] = ()
+        self,
+        questions: Sequence[LiveQuestion],
+        budgets: Sequence[Budget],
+        *,
+        seeds: Sequence[int] = (),
+        thoughts: Sequence[Sequence[int]] | None = None,
     ) -> list[Result]:
         from budgetctl.integrations.transformers import generate
 
@@ -92,9 +114,21 @@ class LocalBackend:
                 [question.text for question in questions],
                 budgets=budgets,
                 batch_size=len(questions),
+                thoughts=thoughts,
                 **self._options,
             )
         return [self._result(*one, started) for one in zip(questions, budgets, replies, strict=True)]
+
+    def written(self, question: LiveQuestion, budget: Budget) -> Rendered:
+        # All controls of a model in this process are hard; a level of effort has none.
+        missing = () if budget.effort is None else (f"effort:{budget.effort}",)
+        return Rendered(params=dict(self.sampling), unsupported=missing)
+
+    def _changed(self, trials: Trials) -> dict[str, Any]:
+        """Return the setting of trial answers, of what is not as usual."""
+        own, usual = asdict(trials), asdict(self.usual_trials)
+        changed = {key: value for key, value in own.items() if value != usual[key]}
+        return {"trials": json.loads(json.dumps(changed))} if changed else {}
 
     def _threads(self) -> Any:
         return nullcontext()
@@ -107,8 +141,12 @@ class LocalBackend:
             correct=bool(answer) and bool(self._grader(answer, question.raw)),
             answered=bool(answer),
             answer=answer,
+            confidence=_confidence(reply.logprobs),
             thinking_tail=reply.reasoning[-THINKING_KEPT:] or None,
             stop=str(reply.stop),
+            # A draw is another one where it goes on: its seed is that of the batch.
+            thought_tokens=None if self.sampling else len(reply.thought),
+            thought=() if self.sampling else reply.thought,
             reasoning_tokens=None if usage.reasoning_tokens is None else usage.reasoning_tokens + probes,
             probe_tokens=probes,
             output_tokens=None if usage.output_tokens is None else usage.output_tokens + probes,
@@ -125,17 +163,21 @@ class PocketBackend(LocalBackend):
 
     Args:
         folder: Another trained copy than the shipped one.
-        presets: As for :class:`LocalBackend`, as are the others.
+        trials: As for :class:`LocalBackend`, as are the others.
     """
+
+    usual_trials = POCKET_TRIALS
 
     def __init__(
         self,
         *,
         folder: Path | None = None,
+        trials: Trials | None = None,
         presets: Mapping[str, Preset] | None = None,
         capabilities: Table | None = None,
         sampling: Mapping[str, Any] | None = None,
         concurrency: int = 1,
+        confidence: bool = False,
     ) -> None:
         weights = (folder or pocket.path()) / "model.safetensors"
         if not weights.exists():
@@ -151,8 +193,9 @@ class PocketBackend(LocalBackend):
             presets=presets,
             capabilities=capabilities,
             concurrency=concurrency,
+            confidence=confidence,
             close_text=pocket.CLOSE_TEXT,
-            trials=POCKET_TRIALS,
+            trials=trials,
         )
 
     def _threads(self) -> Any:
@@ -192,6 +235,11 @@ def from_transformers(name: str, *, grader: Grader, **more: Any) -> LocalBackend
         settings={"device": device},
         **more,
     )
+
+
+def _confidence(logprobs: Sequence[float] | None) -> float | None:
+    """Return the geometric mean of the probabilities of an answer's tokens; None where they are not known."""
+    return min(1.0, math.exp(math.fsum(logprobs) / len(logprobs))) if logprobs else None
 
 
 @contextmanager

@@ -34,6 +34,7 @@ KINDS: Mapping[str | None, int] = {
     "effort": EFFORT,
 }
 NUMBERS = (
+    "confidence",
     "trial_confidence",
     "p_top",
     "answer_mass",
@@ -42,7 +43,7 @@ NUMBERS = (
     "close_margin",
     "entropy_after",
 )
-"""The signals that a stop preset can read."""
+"""The signals that a stop preset or a cascade can read."""
 MEASURES = ("reasoning_tokens", "output_tokens", "ttfo_s", "e2e_s", "cost_usd")
 BATCH = 512
 
@@ -85,7 +86,7 @@ class Columns:
         correct: The answer was right.
         measures: Name to tokens, seconds or dollars, of ``MEASURES``.
         answer: Index of ``answers``.
-        text: Index of ``texts``, of natural rows only.
+        text: Index of ``texts``; prefixes of a trace have none.
         cluster: Index of ``clusters``.
         signals: Name to values, of ``NUMBERS``, for those that any row has.
         trial_answer: Index of ``answers``; None where no row has one.
@@ -254,7 +255,7 @@ class _Builder:
         self._put("coupled", rows["coupled"], dtype=np.bool_)
         self._put("correct", rows["correct"], dtype=np.bool_)
         self._put("answer", self._answers.number(map(_text, rows["answer"])))
-        self._put("text", self._texts.number([text if kind == NATURAL else None for text, kind in texts]))
+        self._put("text", self._texts.number([None if kind == TOKENS else text for text, kind in texts]))
         self._put("cluster", self._clusters.number(map(_text, rows["cluster"])))
         for name in MEASURES:
             self._put(name, rows[name], dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import os
@@ -14,15 +15,20 @@ from typing import TYPE_CHECKING, Any
 from budgetctl.evals.results import Result
 from budgetctl.evals.retry import Pacer
 
+from budgetctl.adapters import Rendered
 from budgetctl.capabilities import ENDPOINTS, Table, guess_endpoint
 from budgetctl.channels import ChatChannels, join
 from budgetctl.errors import AnswerTruncated, ConfigError, EvalError
+from budgetctl.ladder import answer_confidence
+from budgetctl.names import Alias
 from budgetctl.policy import Situation
 from budgetctl.pricing import Prices
 from budgetctl.types import Budget, Usage
 
 if TYPE_CHECKING:
     from budgetctl.evals.questions import LiveQuestion
+
+    from budgetctl.outcomes import Outcome
 
 CONCURRENCY = 4
 THINKING_KEPT = 2000
@@ -53,6 +59,49 @@ class _Given:
         return "given"
 
 
+class _Line:
+    """The connection to a URL, with its pace: all models that are asked there share one.
+
+    Args:
+        keyed: Whether it may send ``OPENAI_API_KEY``.
+        per_minute: Calls that may begin per minute; None is any number.
+
+    Attributes:
+        calls: How many may be in flight, of all its models: a copy in another process makes one at a time.
+    """
+
+    def __init__(self, base_url: str, *, keyed: bool, per_minute: float | None) -> None:
+        self.base_url, self.calls = base_url, 0
+        self._keyed, self._per_minute = keyed, per_minute
+        self._others: dict[str, _Line] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the client and the pacer, which hold locks: a copy elsewhere makes its own."""
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("client", "pacer")}
+        # The rate is that of all copies together.
+        return {**kept, "_per_minute": self._per_minute and self._per_minute / self.calls}
+
+    def to(self, base_url: str) -> _Line:
+        """Return the connection to a URL, at the same pace; no other than this one gets the key."""
+        url = base_url.rstrip("/")
+        if url == self.base_url.rstrip("/"):
+            return self
+        if url not in self._others:
+            self._others[url] = _Line(base_url, keyed=False, per_minute=self._per_minute)
+        return self._others[url]
+
+    @cached_property
+    def client(self) -> Any:
+        from openai import OpenAI
+
+        key = os.environ.get("OPENAI_API_KEY", "none") if self._keyed else "none"
+        return OpenAI(base_url=self.base_url, api_key=key, max_retries=0)
+
+    @cached_property
+    def pacer(self) -> Pacer:
+        return Pacer(per_minute=self._per_minute)
+
+
 class EndpointBackend:
     """A model behind an OpenAI-compatible endpoint, called through :func:`budgetctl.wrap`.
 
@@ -60,7 +109,7 @@ class EndpointBackend:
 
     Args:
         base_url: Where it is.
-        model: Its name there.
+        model: Its name there, or one of the aliases.
         grader: Decides whether an answer is right.
         endpoint: Kind of endpoint, as in the capability table; None tells it from the URL.
         concurrency: Calls at once.
@@ -68,6 +117,9 @@ class EndpointBackend:
         sampling: Parameters that every call sets, such as ``temperature``.
         prices: What tokens cost; None is the shipped table.
         capabilities: What models can do, likewise.
+        confidence: Ask for log-probabilities, and keep :func:`budgetctl.ladder.answer_confidence`.
+        aliases: What stands behind model names; :meth:`with_model` asks one that names another URL there,
+            without the key of this one.
 
     Raises:
         ConfigError: An argument does not fit.
@@ -87,45 +139,63 @@ class EndpointBackend:
         sampling: Mapping[str, Any] | None = None,
         prices: Prices | None = None,
         capabilities: Table | None = None,
+        confidence: bool = False,
+        aliases: Mapping[str, Alias] | None = None,
     ) -> None:
         if concurrency < 1:
             raise ConfigError(f"concurrency {concurrency}: expected 1 or more calls at once")
         if endpoint is not None and endpoint not in ENDPOINTS:
             raise ConfigError(f"endpoint {endpoint!r}: allowed are {', '.join(ENDPOINTS)}")
-        self.model, self.concurrency = model, concurrency
+        self.concurrency, self.confidence, self._grader = concurrency, confidence, grader
         self.sampling: Mapping[str, Any] = dict(sampling or {})
-        self.endpoint = endpoint or guess_endpoint(base_url)
         self._prices, self._capabilities = prices or Prices.load(), capabilities or Table.load()
+        self._aliases = aliases or {}
+        alias = self._aliases.get(model, Alias(model=model))
+        alias.check(base_url)
+        line = _Line(base_url, keyed=True, per_minute=per_minute)
+        self._stand(alias.model, endpoint=endpoint or alias.endpoint, line=line)
+
+    def _stand(self, model: str, *, endpoint: str | None, line: _Line) -> None:
+        """Take the place of a model at a URL."""
+        self.model, self._line = model, line
+        self.endpoint = endpoint or guess_endpoint(line.base_url)
+        line.calls += self.concurrency
         capability = self._capabilities.lookup(model, self.endpoint)
         self.facts = capability.facts()
-        self.priced = self._prices.lookup(model) is not None
-        self._seeded, self._grader = self.endpoint in SEEDED, grader
+        self.priced = self._prices.lookup(model, place=line.base_url) is not None
+        self._seeded = self.endpoint in SEEDED
         self._counted = capability.stream_usage == "include_usage"
-        self._base_url, self._per_minute = base_url, per_minute
         self.settings: Mapping[str, Any] = {
-            "base_url": base_url,
+            "base_url": line.base_url,
             "endpoint": endpoint,
             "sampling": self.sampling,
             "seeded": self._seeded,
+            **({"confidence": True} if self.confidence else {}),
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the client and the pacer, which hold locks: a copy elsewhere makes its own."""
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("_client", "_pacer")}
-        # The rate is that of all copies together.
-        return {**kept, "_per_minute": self._per_minute and self._per_minute / self.concurrency}
+        """Leave out the client, which holds locks: a copy makes its own."""
+        return {k: v for k, v in self.__dict__.items() if k != "_client"}
+
+    def with_model(self, model: str) -> EndpointBackend:
+        """Return what asks another model, over the same connection where that is at the same URL.
+
+        Args:
+            model: Its name at the endpoint, or one of the aliases.
+        """
+        alias = self._aliases.get(model, Alias(model=model))
+        line = self._line if alias.base_url is None else self._line.to(alias.base_url)
+        said = self.settings["endpoint"] if line is self._line else None
+        other = copy.copy(self)
+        other._stand(alias.model, endpoint=alias.endpoint or said, line=line)
+        return other
 
     @cached_property
     def _client(self) -> Any:
-        from openai import OpenAI
-
         import budgetctl
 
-        client = OpenAI(
-            base_url=self._base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=0
-        )
         return budgetctl.wrap(
-            client,
+            self._line.client,
             policy="full",
             classifier=None,
             endpoint=self.endpoint,
@@ -133,21 +203,23 @@ class EndpointBackend:
             capabilities=self._capabilities,
         )
 
-    @cached_property
-    def _pacer(self) -> Pacer:
-        return Pacer(per_minute=self._per_minute)
-
     def generate(
         self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int]
     ) -> list[Result]:
         return [self._ask(*one) for one in zip(questions, budgets, seeds, strict=True)]
+
+    def written(self, question: LiveQuestion, budget: Budget) -> Rendered:
+        from budgetctl.integrations.openai import met  # the client knows by now what the server does not keep
+
+        call = {"model": self.model, "messages": _messages(question), "stream": True, **self.sampling}
+        return met(self._client, call).write(budget)
 
     def _ask(self, question: LiveQuestion, budget: Budget, seed: int) -> Result:
         from openai import OpenAIError
 
         failures: tuple[type[Exception], ...] = (OpenAIError, *_transport_errors())
         try:
-            return self._pacer.call(lambda: self._once(question, budget, seed), failures=failures)
+            return self._line.pacer.call(lambda: self._once(question, budget, seed), failures=failures)
         except failures as error:
             raise EvalError(
                 f"question {question.id!r}: {type(error).__name__}: {error}; what was finished is kept, "
@@ -159,14 +231,16 @@ class EndpointBackend:
 
         client = self._client.with_policy(_Given(budget))
         thinking, channels, started = "", ChatChannels(), time.time()
-        messages = [{"role": "user", "content": question.text}]
+        chunks: list[Any] = []
         params: dict[str, Any] = {"seed": seed} if self._seeded else {}
+        if self.confidence:
+            params["logprobs"] = True
         if self._counted:
             params["stream_options"] = {"include_usage": True}
         try:
             # Streamed, since only a stream shows when the answer begins and can be cut on the way.
             stream = client.chat.completions.create(
-                model=self.model, messages=messages, stream=True, **params, **self.sampling
+                model=self.model, messages=_messages(question), stream=True, **params, **self.sampling
             )
             chunks = list(stream)
             answer = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
@@ -182,6 +256,7 @@ class EndpointBackend:
             correct=bool(answer.strip()) and bool(self._grader(answer, question.raw)),
             answered=bool(answer.strip()),
             answer=answer,
+            confidence=answer_confidence(_answer_tokens(chunks), answer),
             thinking_tail=thinking[-THINKING_KEPT:] or None,
             stop=str(outcome.stop.reason),
             reasoning_tokens=usage.reasoning_tokens,
@@ -193,7 +268,30 @@ class EndpointBackend:
             cost_usd=outcome.cost_usd,
             started_s=started,
             budget=budget,
+            notes=_notes(outcome),
         )
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    """Return what went otherwise than decided, which no certificate covers."""
+    if outcome.stop.degraded:
+        return (f"the answer does not go on from the model's own thought ({outcome.stop.actuator})",)
+    return () if outcome.fallback is None else (outcome.fallback,)
+
+
+def _messages(question: LiveQuestion) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question.text}]
+
+
+def _answer_tokens(chunks: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the tokens that came with log-probabilities, as far as the endpoint sends any."""
+    return [
+        token.model_dump()
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs is not None
+        for token in choice.logprobs.content or ()
+    ]
 
 
 def output_tokens(usage: Usage) -> int | None:

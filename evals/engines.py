@@ -20,9 +20,18 @@ class Engine(Protocol):
     """Makes calls in the background."""
 
     def submit(
-        self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int]
+        self,
+        questions: Sequence[LiveQuestion],
+        budgets: Sequence[Budget],
+        *,
+        seeds: Sequence[int],
+        thoughts: Sequence[Sequence[int]] = (),
     ) -> Future[list[Result]]:
-        """Begin to answer some questions, as :meth:`Backend.generate` does."""
+        """Begin to answer some questions, as :meth:`Backend.generate` does.
+
+        Args:
+            thoughts: What the backend goes on from, by :attr:`Result.thought` of earlier answers of it.
+        """
         ...
 
     def close(self) -> None:
@@ -38,9 +47,14 @@ class LocalEngine:
         self._pool = ThreadPoolExecutor(backend.concurrency)
 
     def submit(
-        self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int]
+        self,
+        questions: Sequence[LiveQuestion],
+        budgets: Sequence[Budget],
+        *,
+        seeds: Sequence[int],
+        thoughts: Sequence[Sequence[int]] = (),
     ) -> Future[list[Result]]:
-        return self._pool.submit(self._backend.generate, questions, budgets, seeds=seeds)
+        return self._pool.submit(_generate, self._backend, questions, budgets, seeds, thoughts)
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -70,10 +84,15 @@ class RayEngine:
         self._ray: Any = ray
 
     def submit(
-        self, questions: Sequence[LiveQuestion], budgets: Sequence[Budget], *, seeds: Sequence[int]
+        self,
+        questions: Sequence[LiveQuestion],
+        budgets: Sequence[Budget],
+        *,
+        seeds: Sequence[int],
+        thoughts: Sequence[Sequence[int]] = (),
     ) -> Future[list[Result]]:
         actor = self._free.get()
-        found: Future[list[Result]] = actor.generate.remote(questions, budgets, seeds).future()
+        found: Future[list[Result]] = actor.generate.remote(questions, budgets, seeds, thoughts).future()
         found.add_done_callback(lambda _: self._free.put(actor))
         return found
 
@@ -89,8 +108,21 @@ class _Answerer:
         self._backend = backend
 
     def generate(self, *arguments: Any) -> list[Result]:
-        questions, budgets, seeds = arguments
-        return self._backend.generate(questions, budgets, seeds=seeds)
+        return _generate(self._backend, *arguments)
+
+
+def _generate(
+    backend: Backend,
+    questions: Sequence[LiveQuestion],
+    budgets: Sequence[Budget],
+    seeds: Sequence[int],
+    thoughts: Sequence[Sequence[int]],
+) -> list[Result]:
+    if not any(thoughts):
+        return backend.generate(questions, budgets, seeds=seeds)
+    going_on: Any = backend  # one whose results have thoughts
+    found: list[Result] = going_on.generate(questions, budgets, seeds=seeds, thoughts=thoughts)
+    return found
 
 
 def start(name: EngineName, backend: Backend) -> Engine:

@@ -8,6 +8,10 @@ Policies take turns, a few questions each (:func:`turns`), and another one begin
 on the other side hits all of them alike. A turn ends before the next one begins, so that at any time the
 calls in flight are those of one policy, and its times are those of a server that serves this policy alone.
 All policies ask a question's sample with the same seed.
+
+The rungs of a cascade (:mod:`budgetctl.evals.cascade`) are asked within its turn: what was not accepted of a
+batch goes on to the next rung at once, and a question is on disk when it has its answer. A model in this
+process goes on from the thought of the rung below it.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ from budgetctl.evals.append import AppendFile
 from budgetctl.evals.cube import CubeBudget, dump
 from budgetctl.evals.engines import Engine, EngineName, start
 from budgetctl.evals.progress import Progress
-from budgetctl.evals.questions import LiveQuestion, Suite
+from budgetctl.evals.questions import Backend, LiveQuestion, Suite
 from budgetctl.evals.results import Result
 from budgetctl.evals.runfolder import ROWS, LiveRow, claim, collect, read_rows
 from budgetctl.evals.spend import LimitReached, Spend
+from budgetctl.evals.ways import Ascent, backends_of, way_of
 
 from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import ConfigError, EvalError
@@ -93,6 +98,15 @@ class _Session:
     bar: Progress
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a rung is asked with."""
+
+    controller: Controller
+    backend: Backend
+    engine: Engine
+
+
 @dataclass(kw_only=True)
 class LiveRun:
     """A run folder and the suite that fills it.
@@ -130,15 +144,20 @@ class LiveRun:
     _speeds: Speeds = field(default_factory=Speeds)
 
     def __post_init__(self) -> None:
-        names = [str(parse(policy)) for policy in self.policies]
-        # Full thinking is what everything is compared with, so it always runs.
-        self.policies = tuple(dict.fromkeys([*(["full"] if "full" not in names else []), *names]))
+        backend = self.suite.backend
+        ways = [way_of(policy, backend=backend, controller=self._controller) for policy in self.policies]
+        if "full" not in [way.name for way in ways]:  # what everything is compared with, so it always runs
+            ways.insert(0, way_of("full", backend=backend, controller=self._controller))
+        self._ways = {way.name: way for way in ways}
+        self._backends = backends_of(self._ways, backend)
+        self.policies = tuple(self._ways)
         for name in ("batch_size", "samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected 1 or more")
-        if self.spend.max_usd is not None and not self.suite.backend.priced:
+        unpriced = [model for model, one in self._backends.items() if not one.priced]
+        if self.spend.max_usd is not None and unpriced:
             raise ConfigError(
-                f"a limit in dollars: it is not known what {self.suite.backend.model!r} costs; name a price "
+                f"a limit in dollars: it is not known what {unpriced[0]!r} costs; name a price "
                 "table with `prices` in budgetctl.toml, or limit the tokens"
             )
         ids = [question.id for question in self.suite.questions]
@@ -165,7 +184,18 @@ class LiveRun:
             "classifier": self._classifier_name(),
             **self._configured(),
             **self.suite.backend.settings,
+            **self._others(),
         }
+
+    def _others(self) -> dict[str, Any]:
+        """Return the models of rungs that are asked otherwise than the suite's."""
+        own = self.suite.backend
+        found = {
+            name: {"model": one.model, **one.settings}
+            for name, one in self._backends.items()
+            if one.model != name or one.settings != own.settings
+        }
+        return {"models": found} if found else {}
 
     def _controller(self, policy: str) -> Controller:
         return (self.base or Controller(classifier=self.classifier)).with_policy(policy)
@@ -176,7 +206,8 @@ class LiveRun:
         return {key: value for key, value in own.items() if value != plain[key]}
 
     def _classifier_name(self) -> str | None:
-        if not any(parse(policy).needs_estimate for policy in self.policies):
+        rungs = [rung for way in self._ways.values() for rung in way.rungs]
+        if not any(parse(rung.policy).needs_estimate for rung in rungs):
             return None
         found = self._controller("full").classifier()
         return None if found is None else found.hash
@@ -212,81 +243,123 @@ class LiveRun:
         backend = self.suite.backend
         batch = self.batch_size if backend.batched else 1
         size = batch if backend.concurrency == 1 else batch * backend.concurrency * TURN
-        controllers = {policy: self._controller(policy) for policy in self.policies}
-        engine = start(self.engine, backend)
+        engines = {model: start(self.engine, one) for model, one in self._backends.items()}
+        steps = {
+            name: [
+                _Step(self._controller(rung.policy), self._backends[rung.model], engines[rung.model])
+                for rung in way.rungs
+            ]
+            for name, way in self._ways.items()
+        }
         try:
             for turn in turns(self.suite.questions, self.policies, samples=self.samples, size=size):
-                batches = deque(
-                    group
-                    for group in chunks(turn.questions, batch)
-                    if any((turn.policy, q.id, turn.sample) not in session.done for q in group)
-                )
-                self._take(turn, batches, controllers[turn.policy], engine, session)
+                groups = deque(self._groups(turn, session, size=batch))
+                self._take(turn, groups, steps[turn.policy], session)
                 if self.spend.exhausted:
                     return
         finally:
-            engine.close()
+            for engine in engines.values():
+                engine.close()
+
+    def _groups(self, turn: Turn, session: _Session, *, size: int) -> Iterator[list[Ascent]]:
+        """Yield the questions of a turn in batches; one of which any is missing is asked whole."""
+        way = self._ways[turn.policy]
+        for group in chunks(turn.questions, size):
+            if any((turn.policy, q.id, turn.sample) not in session.done for q in group):
+                yield [way.begin(q, self._query(q, self.suite.backend), self._backends) for q in group]
 
     def _take(
-        self,
-        turn: Turn,
-        batches: deque[tuple[LiveQuestion, ...]],
-        controller: Controller,
-        engine: Engine,
-        session: _Session,
+        self, turn: Turn, waiting: deque[list[Ascent]], steps: Sequence[_Step], session: _Session
     ) -> None:
         """Make the calls of one turn; after a fault those in flight are still waited for and kept."""
-        running: dict[Future[list[Result]], tuple[Sequence[LiveQuestion], Sequence[Decision]]] = {}
+        running: dict[Future[list[Result]], tuple[list[Ascent], list[Decision]]] = {}
         fault: Exception | None = None
-        while running or batches:
-            while batches and len(running) < self.suite.backend.concurrency and not self.spend.exhausted:
-                group = batches.popleft()
-                decisions: Sequence[Decision] = [self._decide(controller, question) for question in group]
-                seeds = [call_seed(self.seed, question.id, turn.sample) for question in group]
-                future = engine.submit(group, [d.budget for d in decisions], seeds=seeds)
+        while running or waiting:
+            while waiting and len(running) < self.suite.backend.concurrency and not self.spend.exhausted:
+                group = waiting.popleft()
+                future, decisions = self._submit(turn, group, steps[group[0].rung])
                 running[future] = group, decisions
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 asked, decided = running.pop(future)
                 try:
-                    self._keep(turn, asked, decided, future.result(), session)
+                    higher = self._keep(turn, asked, decided, future.result(), session)
+                    if fault is None:
+                        rungs = sorted({one.rung for one in higher})
+                        waiting.extendleft([one for one in higher if one.rung == rung] for rung in rungs)
                 except Exception as error:
                     fault = fault or error
-                    batches.clear()
+                    waiting.clear()
         if fault is not None:
             raise fault
 
-    def _decide(self, controller: Controller, question: LiveQuestion) -> Decision:
-        backend = self.suite.backend
-        return controller.decide(
-            Query.from_text(question.text, model=backend.model),
+    def _submit(
+        self, turn: Turn, group: Sequence[Ascent], step: _Step
+    ) -> tuple[Future[list[Result]], list[Decision]]:
+        questions = [one.question for one in group]
+        decisions = [self._decide(step, question) for question in questions]
+        seeds = [call_seed(self.seed, question.id, turn.sample) for question in questions]
+        thoughts = [one.thought for one in group]
+        budgets = [d.budget for d in decisions]
+        return step.engine.submit(questions, budgets, seeds=seeds, thoughts=thoughts), decisions
+
+    def _query(self, question: LiveQuestion, backend: Backend) -> Query:
+        return Query.from_text(question.text, model=backend.model)
+
+    def _decide(self, step: _Step, question: LiveQuestion) -> Decision:
+        controller, backend = step.controller, step.backend
+        query = self._query(question, backend)
+        decision = controller.decide(
+            query,
             facts=backend.facts,
             pace=self._speeds.pace(self.suite.name, backend.model),
-            price=controller.prices.lookup(backend.model),
+            price=controller.prices.lookup(
+                backend.model, place=backend.settings.get("base_url", backend.endpoint)
+            ),
             endpoint=backend.endpoint,
             params=backend.sampling,
+        )
+        if decision.certificate is None:
+            return decision
+        return controller.kept(
+            decision, lambda budget: backend.written(question, budget), query=query, facts=backend.facts
         )
 
     def _keep(
         self,
         turn: Turn,
-        questions: Sequence[LiveQuestion],
+        group: Sequence[Ascent],
         decisions: Sequence[Decision],
         results: Sequence[Result],
         session: _Session,
-    ) -> None:
-        """Write what is not on disk yet: of a batch that was torn, part of it may be."""
-        fresh = [
-            (question, replace(r, sample=turn.sample, p_correct=d.expected.p_correct, notes=_notes(r, d)))
-            for question, d, r in zip(questions, decisions, results, strict=True)
-            if (turn.policy, question.id, turn.sample) not in session.done
-        ]
+    ) -> list[Ascent]:
+        """Write what is not on disk yet (part of a torn batch may be), and return who climbs on."""
+        higher: list[Ascent] = []
+        spent: list[Result] = []
+        fresh: list[tuple[LiveQuestion, Result]] = []
+        for one, decision, result in zip(group, decisions, results, strict=True):
+            new = (turn.policy, one.question.id, turn.sample) not in session.done
+            done = one.send(
+                replace(
+                    result,
+                    sample=turn.sample,
+                    p_correct=decision.expected.p_correct,
+                    notes=_notes(result, decision, void=one.void(result)),
+                )
+            )
+            if new:
+                spent.append(result)
+            if done is None:
+                higher.append(one)
+            elif new:
+                fresh.append((one.question, done))
         session.file.append(dump(self._row(turn.policy, question, result)) for question, result in fresh)
         session.done.update((turn.policy, question.id, turn.sample) for question, _ in fresh)
-        for _, result in fresh:
+        for result in spent:
             self._count(result)
         session.bar.advance(len(fresh), turn.policy, spent=self.spend)
+        return higher
 
     def _learn_pace(self, r: Result) -> None:
         if r.e2e_s and r.ttfo_s is not None and r.output_tokens and r.reasoning_tokens:
@@ -320,12 +393,16 @@ class LiveRun:
             cost_usd=result.cost_usd,
             started_s=result.started_s,
             cluster=question.cluster,
+            subject=question.subject,
             policy=policy,
             preset=result.budget.stop,
             answered=result.answered,
             thinking_tail=result.thinking_tail,
             p_correct=result.p_correct,
+            confidence=result.confidence,
+            rung=result.rung,
             stop=result.stop,
+            thought_tokens=result.thought_tokens,
             notes=result.notes,
         )
 
@@ -339,7 +416,11 @@ def _decisive(controller: Controller) -> dict[str, Any]:
     }
 
 
-def _notes(result: Result, decision: Decision) -> tuple[str, ...]:
-    void = decision.certificate_void_reason if decision.policy.startswith("certified:") else None
+def _notes(result: Result, decision: Decision, *, void: str | None = None) -> tuple[str, ...]:
+    if decision.policy.startswith("certified:"):
+        void = decision.certificate_void_reason
+    if decision.certificate is not None and result.notes:  # it did not hold in the end
+        return tuple(f"certificate void: {note}" for note in result.notes)
     why = decision.fallback or (f"certificate void: {void}" if void else None)
-    return (*result.notes, why) if why else result.notes
+    others = tuple(note for note in result.notes if note != void)
+    return (*others, why) if why else result.notes

@@ -100,6 +100,8 @@ class PolicyRow:
     cost_usd_per_correct: float | None = None
     goodput: float | None = None
     accurate_goodput: float | None = None
+    deadline_met: float | None = None
+    deadline_p95: float | None = None
     requests_per_hour: float | None = None
     empty_answers: int = 0
     truncated: int | None = None
@@ -161,6 +163,8 @@ def is_uniform(name: str) -> bool:
 
 
 def _is(name: str, *kinds: type[Policy]) -> bool:
+    if ">" not in name and not name.startswith("certified:"):
+        name = name.rpartition("@")[2]  # a rung, MODEL@POLICY, is as fixed as its policy
     try:
         policy = parse(name)
     except BudgetctlError:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from budgetctl.evals.results import Result
+from budgetctl.evals.results import ClusterBy, Result
 
 from budgetctl.types import Budget, ModelFacts
+
+if TYPE_CHECKING:
+    from budgetctl.adapters import Rendered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,7 @@ class LiveQuestion:
         text: What the model is asked.
         reference: The right answer, as the grader wants it.
         cluster: Questions that stand or fall together.
+        subject: Part of the suite that it belongs to.
         level: Difficulty by the suite's own scale.
         raw: The question in the form that the suite's grader reads.
     """
@@ -28,6 +32,7 @@ class LiveQuestion:
     text: str
     reference: Any = None
     cluster: str | None = None
+    subject: str | None = None
     level: int | float | str | None = None
     raw: Any = None
 
@@ -70,11 +75,23 @@ class Backend(Protocol):
         """
         ...
 
+    def written(self, question: LiveQuestion, budget: Budget) -> Rendered:
+        """Return the call with a budget in it, as :meth:`generate` makes it, for certificates."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """Questions and what answers them."""
+    """Questions and what answers them.
+
+    Attributes:
+        name: What rows and reports call it.
+        questions: All of them.
+        backend: What answers.
+        cluster_by: What is independent, where nothing else is said.
+    """
 
     name: str
     questions: tuple[LiveQuestion, ...]
     backend: Backend
+    cluster_by: ClusterBy = "question"

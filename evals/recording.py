@@ -60,7 +60,12 @@ class Recording:
         Raises:
             EvalError: There is no natural row, so nothing to compare with.
         """
-        return _sorted(columns.of(rows))
+        return cls.of_columns(columns.of(rows))
+
+    @classmethod
+    def of_columns(cls, rows: Columns) -> Recording:
+        """Sort rows that are in columns already; as :meth:`of`."""
+        return _sorted(rows)
 
     @classmethod
     def read(
@@ -120,6 +125,46 @@ class Recording:
     def lengths(self) -> columns.Floats:
         """Tokens of each natural trace: of thinking where they are known, else all; NaN where neither is."""
         return length(self.rows, self.natural)
+
+    def of_model(self, model: str) -> Recording:
+        """Return the traces of one model alone, which may be none."""
+        rows, names = self.rows, self.rows.models
+        kept = rows.model[self.natural] == (names.index(model) if model in names else -1)
+        number = np.cumsum(kept) - 1
+        prefixes, efforts = kept[self.prefix_trace], kept[self._effort_rows[0]]
+        return Recording(
+            rows=rows,
+            natural=self.natural[kept],
+            off=self.off[kept],
+            prefixes=self.prefixes[prefixes],
+            prefix_trace=number[self.prefix_trace[prefixes]],
+            left_out={},
+            _effort_rows=(number[self._effort_rows[0][efforts]], self._effort_rows[1][efforts]),
+        )
+
+    @classmethod
+    def at_budget(cls, rows: Columns, model: str, kind: int, *, effort: str | None = None) -> Recording:
+        """Return a model's calls under one kind of budget, each as a trace whose only row is that call.
+
+        Of rows that record the same call the first stands. There may be none.
+        """
+        number = rows.models.index(model) if model in rows.models else -1
+        found = (rows.model == number) & (rows.kind == kind)
+        if effort is not None:
+            found &= rows.value == (rows.efforts.index(effort) if effort in rows.efforts else -1)
+        row = np.flatnonzero(found)
+        order = np.lexsort([rows.sample[row], rows.question[row]])  # stable: the first that was read stands
+        row = row[order][~_same(rows, row[order], ("question", "sample"))]
+        none = np.empty(0, dtype=np.int64)
+        return cls(
+            rows=rows,
+            natural=row,
+            off=row if kind == OFF else np.full(len(row), -1, dtype=np.int64),
+            prefixes=none,
+            prefix_trace=none,
+            left_out={},
+            _effort_rows=(np.arange(len(row)), row) if kind == EFFORT else (none, none),
+        )
 
     def query(self, trace: int) -> Query | None:
         """Return the call as a classifier would have seen it; None where the text was not recorded."""

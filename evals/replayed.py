@@ -121,7 +121,9 @@ class Replayed(Table):
         if name == "p_correct":
             return np.asarray(self.given.p_correct)[self.which[at]]
         if name == "cost_usd":
-            return np.where(self.cut[at], np.nan, self.recording.rows.measures[name][self.row[at]])
+            # What a cap that cut the call, or its trial answers, would have cost was not recorded.
+            unknown = self.cut[at] | (self._column("probe_tokens", at) > 0)
+            return np.where(unknown, np.nan, self.recording.rows.measures[name][self.row[at]])
         if name in ("ttfo_s", "e2e_s"):
             return self._seconds(name, at)
         return self._tokens(name, at) + self._column("probe_tokens", at)

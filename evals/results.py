@@ -43,7 +43,12 @@ class Result:
         answer: Its text, where it was kept.
         thinking_tail: The last characters of the thinking, where they were kept; what was there at a cut.
         p_correct: Probability of a right answer that the decision expected; None where nothing was estimated.
+        confidence: Geometric mean of the probabilities of the answer's tokens, where it was asked for.
+        rung: Position of the rung that answered, from 0; None where there was no cascade.
         stop: Why thinking ended, where that was seen.
+        thought_tokens: Tokens of the thinking that a dearer rung of the same model may go on from, without
+            any that were forced; None where none can.
+        thought: Those tokens, until they are on disk.
         budget: The budget that the policy gave.
         modelled: Fields that are computed from a model of speed instead of measured.
         notes: What a reader of this number must know.
@@ -55,7 +60,11 @@ class Result:
     answer: str | None = None
     thinking_tail: str | None = None
     p_correct: float | None = None
+    confidence: float | None = None
+    rung: int | None = None
     stop: str | None = None
+    thought_tokens: int | None = None
+    thought: tuple[int, ...] = ()
     cluster: str | None = None
     model: str = ""
     sample: int = 0

@@ -29,7 +29,10 @@ class LiveRow(CubeRow):
     answered: bool = True
     thinking_tail: str | None = None
     p_correct: float | None = None
+    confidence: float | None = None
+    rung: int | None = None
     stop: str | None = None
+    thought_tokens: int | None = None
     ttft_s: float | None = None
     started_s: float | None = None
     notes: tuple[str, ...] = ()
@@ -46,7 +49,10 @@ class LiveRow(CubeRow):
             answer=self.answer,
             thinking_tail=self.thinking_tail,
             p_correct=self.p_correct,
+            confidence=self.confidence,
+            rung=self.rung,
             stop=self.stop,
+            thought_tokens=self.thought_tokens,
             reasoning_tokens=self.reasoning_tokens,
             probe_tokens=self.probe_tokens,
             output_tokens=self.output_tokens,

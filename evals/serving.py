@@ -7,6 +7,8 @@ Definitions (times of a call are from its start; a call without an answer waits 
 * Quantiles are order statistics, the ceil(q n)-th smallest, and their intervals need no distribution. A
   quantile is None where even the largest value does not bound it: a p95 takes 59 questions, a p99 299.
 * ``goodput``: share of calls done within ``slo_s``; ``accurate_goodput``: done in time and right.
+* ``deadline_met``: share of the calls with a deadline that ended within it; ``deadline_p95``: the 95th
+  percentile of their time as a multiple of it. None where no call had one.
 * ``requests_per_hour``: calls divided by the hours in which at least one of them was in flight. Policies
   take turns, so those are the hours of a machine that serves this policy alone, at the run's concurrency.
 """
@@ -18,9 +20,11 @@ from typing import Any
 
 import numpy as np
 from budgetctl.evals import stats
+from budgetctl.evals.replayed import Replayed
 from budgetctl.evals.results import Floats, Result, Table, column, modelled
 
 TIMES = ("ttft_s", "ttfo_s", "e2e_s")
+DEADLINE = ("deadline_met", "deadline_p95")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _OF_REPLAYS = ("ttfo_s", "e2e_s")
 
@@ -51,12 +55,30 @@ def serving(results: Sequence[Result], *, questions: int, slo_s: float | None) -
             found[f"{what.removesuffix('_s')}_p95_ci"] = _interval(values_known, questions=questions)
     in_time = None if slo_s is None or e2e is None else e2e <= slo_s
     right = column(results, "correct") == 1
+    found |= _deadline(results, e2e, questions=questions)
+    if "e2e_s" in marks:
+        named += [name for name in DEADLINE if found[name] is not None]
     return found | {
         "goodput": None if in_time is None else float(np.mean(in_time)),
         "accurate_goodput": None if in_time is None else float(np.mean(in_time & right)),
         "requests_per_hour": requests_per_hour(results),
         "modelled": (*named, *(("goodput", "accurate_goodput") if "e2e_s" in marks else ())),
     }
+
+
+def _deadline(results: Sequence[Result], e2e: Floats | None, *, questions: int) -> dict[str, float | None]:
+    """Return how well deadlines were kept."""
+    if isinstance(results, Replayed):
+        each = np.array([b.deadline_s for b in results.given.budgets], dtype=float)[results.which]
+    else:
+        each = np.array([r.budget.deadline_s for r in results], dtype=float)
+    given = ~np.isnan(each)
+    if e2e is None or not given.any():
+        return dict.fromkeys(DEADLINE)
+    ratio = e2e[given] / each[given]
+    return dict(
+        zip(DEADLINE, (float(np.mean(ratio <= 1)), _quantile(ratio, 0.95, questions=questions)), strict=True)
+    )
 
 
 def requests_per_hour(results: Sequence[Result]) -> float | None:

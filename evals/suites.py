@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.evals import datasets, pocket
+from budgetctl.evals import beside, datasets, pocket
 from budgetctl.evals.endpoint import CONCURRENCY, EndpointBackend, Grader
 from budgetctl.evals.graders import check_line
 from budgetctl.evals.graders import load as load_grader
@@ -49,14 +50,16 @@ def open_suite(
     concurrency: int | None = None,
     per_minute: float | None = None,
     sampling: Mapping[str, Any] | None = None,
+    confidence: bool = False,
+    trials: Mapping[str, Any] | None = None,
     base: Controller | None = None,
     many_processes: bool = False,
 ) -> Suite:
     """Return a suite, ready to be asked.
 
     Args:
-        name: ``pocket``, a published set (``gsm8k:PATH_OR_URL``, see :mod:`budgetctl.evals.datasets`), or the
-            path of a suite file (see :func:`read_questions`).
+        name: ``pocket``, a suite of :mod:`budgetctl.evals.beside`, a published set (``gsm8k:PATH_OR_URL``,
+            see :mod:`budgetctl.evals.datasets`), or the path of a suite file (see :func:`read_questions`).
         grader: A name of :mod:`budgetctl.evals.graders`, or a function of answer and question; ``pocket``
             brings its own, and published sets have a default.
         base_url: An OpenAI-compatible endpoint; None runs the model in this process.
@@ -68,6 +71,9 @@ def open_suite(
         concurrency: Calls at once; None is 4 at an endpoint and 1 in this process.
         per_minute: Calls that may begin per minute at an endpoint.
         sampling: Sampling parameters; None is the endpoint's own, and greedy decoding in this process.
+        confidence: Keep the probability of every answer.
+        trials: How a model in this process is asked for trial answers: fields of
+            :class:`budgetctl.stopping.Trials` in the place of the suite's own.
         base: Whose prices, capability table and stop presets hold; None is the shipped ones.
         many_processes: Whether models in this process may run in several copies, as on a cluster.
 
@@ -75,20 +81,20 @@ def open_suite(
         ConfigError: What is asked for does not fit together; nothing was asked of a model yet.
         EvalError: A file or a grader cannot be used.
     """
-    built_in = name == POCKET
+    built_in = brings_model(name, model)
     given = {"limit": limit, "concurrency": concurrency, "per_minute": per_minute}
     _check_numbers(given, in_process=base_url is None, many=many_processes or base_url is not None)
-    if built_in and model is not None and base_url is None:
+    if name == POCKET and model is not None and base_url is None:
         raise ConfigError(
             "the suite 'pocket' brings its own model: leave out --model, or give --base-url too"
         )
     if base_url is None and endpoint is not None:
         raise ConfigError("--endpoint is the kind of endpoint at --base-url: give that too")
-    questions, judge = _pocket(grader, limit, seed) if built_in else _file(name, grader, limit)
+    questions, judge = _asked(name, grader, limit, seed, simple=built_in)
     if model is None and not built_in:
         raise ConfigError(
-            "a suite file needs a model: --base-url and --model for one behind an endpoint, or --model alone "
-            "for one that transformers loads"
+            f"{'this suite' if name in beside.SIZES else 'a suite file'} needs a model: --base-url and "
+            "--model for one behind an endpoint, or --model alone for one that transformers loads"
         )
     backend: Backend
     if base_url is not None:
@@ -100,8 +106,10 @@ def open_suite(
             concurrency=concurrency or CONCURRENCY,
             per_minute=per_minute,
             sampling=sampling,
+            confidence=confidence,
             prices=None if base is None else base.prices,
             capabilities=None if base is None else base.capabilities,
+            aliases=None if base is None else base.names.models,
         )
     else:
         backend = _in_process(
@@ -109,10 +117,22 @@ def open_suite(
             judge,
             sampling=_drawn(sampling, samples),
             concurrency=concurrency or 1,
+            confidence=confidence,
+            trials=trials or {},
             presets=None if base is None else base.presets,
             capabilities=None if base is None else base.capabilities,
         )
-    return Suite(name=_name(name), questions=questions, backend=backend)
+    return Suite(
+        name=_name(name),
+        questions=questions,
+        backend=backend,
+        cluster_by="cluster" if name in beside.SIZES else "question",
+    )
+
+
+def brings_model(name: str, model: str | None) -> bool:
+    """Return whether a suite is asked of the pocket reasoner, in its own words."""
+    return name == POCKET or (name == beside.SLOWDOWN and model is None)
 
 
 def _name(suite: str) -> str:
@@ -120,12 +140,28 @@ def _name(suite: str) -> str:
     return suite.partition(":")[0] if suite == POCKET or datasets.is_dataset(suite) else Path(suite).stem
 
 
+def _asked(
+    name: str, grader: str | Grader | None, limit: int | None, seed: int, *, simple: bool
+) -> tuple[tuple[LiveQuestion, ...], Grader]:
+    if name == POCKET:
+        return _pocket(grader, limit, seed)
+    if name not in beside.SIZES:
+        return _file(name, grader, limit)
+    questions, judge = beside.questions(name, limit=limit, seed=seed, simple=simple, judge=grader)
+    return tuple(questions), judge
+
+
 def with_settings(name: str, given: Mapping[str, Any], *, settings: EvalSettings) -> dict[str, Any]:
-    """Return grader, endpoint, model and concurrency: those that are given, then those of the settings."""
+    """Return grader, endpoint, model and concurrency: those that are given, then those of the settings.
+
+    Trial answers are as in the settings, for suites that bring their model too.
+    """
     wanted = {key: given.get(key) for key in OF_SETTINGS}
+    wanted["trials"] = given.get("trials") or settings.trials.model_dump(exclude_none=True) or None
     if name == POCKET:
         return wanted
-    return {key: getattr(settings, key) if value is None else value for key, value in wanted.items()}
+    filled = {key: getattr(settings, key) for key in OF_SETTINGS if wanted[key] is None}
+    return {**wanted, **filled, **({"grader": wanted["grader"]} if name in beside.SIZES else {})}
 
 
 def measuring(settings: Settings, *, classifier: Classifier | str | None) -> Controller:
@@ -157,9 +193,11 @@ def _check_numbers(given: Mapping[str, float | None], *, in_process: bool, many:
         )
 
 
-def _in_process(model: str | None, grader: Grader, **more: Any) -> Backend:
+def _in_process(model: str | None, grader: Grader, *, trials: Mapping[str, Any], **more: Any) -> Backend:
     from budgetctl.evals import backends
 
+    kind = backends.LocalBackend if model else backends.PocketBackend
+    more["trials"] = replace(kind.usual_trials, **trials)
     if model is None:
         return backends.PocketBackend(**more)
     return backends.from_transformers(model, grader=grader, **more)
@@ -193,8 +231,8 @@ def _file(
     path = Path(name)
     if not path.exists():
         raise ConfigError(
-            f"suite {name!r}: neither a built-in suite (pocket) nor a file, nor a public set as "
-            f"FORMAT:PATH_OR_URL, with one of the formats {', '.join(datasets.FORMATS)}"
+            f"suite {name!r}: neither a built-in suite ({', '.join((POCKET, *beside.SIZES))}) nor a file, "
+            f"nor a public set as FORMAT:PATH_OR_URL, with one of the formats {', '.join(datasets.FORMATS)}"
         )
     if grader is None:
         raise ConfigError("a suite file needs a grader: --grader module:function")

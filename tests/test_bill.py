@@ -72,6 +72,21 @@ def test_what_caps_would_have_cut_by_hand():
     }
 
 
+def test_a_bill_says_where_its_prices_are_from():
+    bill = billed(call(1000), call(1000, model="unlisted"))
+    assert [row["price_source"] for row in bill["models"]] == ["prices['priced']", None]
+    assert "price of priced: prices['priced']" in as_text(bill)
+
+
+def test_a_long_prompt_is_billed_at_its_tier():
+    tiers = [{"above": 500, "input": 2, "output": 20}]
+    bill = Bill(prices=Prices.load({"priced": {"input": 1, "output": 10, "tiers": tiers}}))
+    bill.add(call(1000))
+    summary = bill.summary()["dollars"]
+    assert summary["thinking"] == pytest.approx(0.02)
+    assert summary["total"] == pytest.approx((1000 * 2 + 1100 * 20) / 1e6)
+
+
 def test_a_recorded_cost_wins_over_list_prices():
     bill = billed(call(1000, cost_usd=0.5))
     assert bill["dollars"]["total"] == 0.5

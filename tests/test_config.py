@@ -87,6 +87,17 @@ def test_settings_become_a_controller_with_its_sink(tmp_path: Path):
         ("[presets.safe]", ["unknown key 'presets.safe'", "allowed: balanced, aggressive"]),
         ("limits = 5", ["limits: seen 5: Input should be a table"]),
         ("[models]\nfast = 3", ["models.fast: seen 3: Input should be a table"]),
+        (
+            "[[spend.limits]]\nname = 'a'\nusd = 1\nwindow = 'week'",
+            ["spend.limits.0.window: seen 'week'", "7d"],
+        ),
+        ("[[spend.limits]]\nname = 'a'\nusd = 1", ["key 'spend.limits.0.window' is missing"]),
+        ("[spend]\nhold = 3", ["unknown key 'spend.hold' = 3 (did you mean 'hold_s'?)"]),
+        ("[routes.s]\nusd_per_month = -1", ["routes.s.usd_per_month: seen -1"]),
+        (
+            "[routes.s]\nusd_per_month = 1\n[[spend.limits]]\nname = 'route-s'\nusd = 1\nwindow = 'day'",
+            ["spend.limits: seen ['route-s']", "a route's own limit"],
+        ),
         ("[audit]\nrate = 0.1", ["audit: seen {'rate': 0.1}: rate and certificate need a journal"]),
     ],
 )
@@ -235,3 +246,43 @@ def test_the_schema_for_editors_knows_every_key_and_says_what_it_is():
             assert all({"description", "$ref"} & set(key) for key in table["properties"].values()), table[
                 "title"
             ]
+
+
+# --- spending limits ---------------------------------------------------------------------------------------
+
+
+def test_spending_limits_are_those_of_the_file_and_of_its_routes():
+    text = {
+        "spend": {"limits": [{"name": "all", "tokens": 9, "window": "5h"}], "hold_s": 30},
+        "routes": {"support eu": {"usd_per_month": 5.5}, "free": {}},
+    }
+    settings = Settings.load(text, env={"BUDGETCTL_SPEND__UNKNOWN_PRICE": "tokens"})
+    ledger = settings.ledger
+    assert ledger is not None
+    assert (ledger.settings.hold_s, ledger.settings.unknown_price) == (30, "tokens")
+    everything, monthly = ledger.settings.limits
+    assert (everything.name, everything.tokens, everything.window) == ("all", 9, "5h")
+    assert (monthly.name, monthly.usd, monthly.window) == ("route-support-eu", 5.5, "month")
+    assert monthly.scope == {"route": "support eu"}
+
+
+def test_all_controllers_of_a_configuration_share_its_accounts():
+    settings = Settings.load({"spend": {"limits": [{"name": "all", "usd": 9, "window": "day"}]}}, env={})
+    assert settings.controller().ledger is settings.controller().ledger is settings.ledger
+    assert settings.controller(ledger=None).ledger is None
+
+
+def test_without_limits_there_is_no_ledger():
+    assert Settings.load({"routes": {"a": {}}}, env={}).controller().ledger is None
+
+
+def test_accounts_on_redis_need_an_address():
+    redis = pytest.importorskip("redis")
+    text = {"spend": {"limits": [{"name": "all", "usd": 9, "window": "day"}]}}
+    settings = Settings.load(text, env={"BUDGETCTL_SPEND__REDIS": "redis://:secret@localhost:6390/2"})
+    client = settings.controller().ledger.store.client  # type: ignore[union-attr]
+    assert isinstance(client, redis.Redis)
+    assert client.connection_pool.connection_kwargs["db"] == 2
+    with pytest.raises(ConfigError) as seen:
+        Settings.load(text, env={"BUDGETCTL_SPEND__REDIS": "//:secret@localhost"}).controller()
+    assert "secret" not in str(seen.value)

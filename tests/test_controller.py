@@ -131,7 +131,7 @@ def test_a_decision_carries_the_estimate_and_what_to_expect():
         (Says("yes"), "classifier failed: AttributeError"),
         (Fixed(confidence=0.2), "estimate confidence is below 0.5"),
         (None, "no classifier configured"),
-        ("no-such-classifier", "classifier failed: ClassifierError"),
+        ("no-such-weights.npz", "classifier failed: ClassifierError"),
     ],
 )
 def test_without_a_trustworthy_estimate_the_callers_parameters_go_through(classifier: Any, said: str):
@@ -286,7 +286,18 @@ def test_callbacks_run_in_order_off_the_hot_path_and_may_fail():
         ({"policy": "bogus"}, "bogus"),
         ({"mode": "maybe"}, "mode: seen 'maybe', allowed: enforce, observe"),
         ({"caller_values": "ignore"}, "allowed: pin, ceiling"),
-        ({"min_confidence": 3}, "between 0 and 1"),
+        ({"min_confidence": 3}, "min_confidence: seen 3, allowed: a number that lies between 0 and 1"),
+        ({"min_confidence": "0.5"}, "min_confidence: seen '0.5', allowed: a number"),
+        ({"min_confidence": float("nan")}, "min_confidence: seen nan"),
+        ({"strict": "no"}, "strict: seen 'no', allowed: True, False"),
+        (
+            {"classifier": "defualt"},
+            "classifier: no classifier 'defualt'; known: default, heuristic, pocket, or the path",
+        ),
+        (
+            {"classifier": 3},
+            r"classifier: seen 3, allowed: a registered name, what has estimate\(\), or None",
+        ),
         ({"limits": {"deadline_s": 5}}, "limits: seen .*, allowed: Limits"),
         ({"sinks": "outcomes.jsonl"}, "sinks: seen 'o', allowed: JsonlSink"),
         ({"capabilities": "own.toml"}, "capabilities: seen 'own.toml', allowed: .*Table.load"),
@@ -297,6 +308,28 @@ def test_callbacks_run_in_order_off_the_hot_path_and_may_fail():
 def test_a_controller_is_never_half_built(arguments: dict[str, Any], said: str):
     with pytest.raises(ConfigError, match=said):
         Controller(**arguments)
+
+
+@pytest.mark.parametrize("name", ["on_decision", "on_delta", "on_stop", "on_outcome"])
+def test_a_callback_can_be_called(name: str):
+    with pytest.raises(ConfigError, match=f"{name}: seen 3, allowed: a function of one argument"):
+        Callbacks(**{name: 3})  # type: ignore[arg-type]
+
+
+def test_a_fault_of_ours_is_logged_once_for_each_cause_and_quotes_nothing(caplog: pytest.LogCaptureFixture):
+    controller = Controller("cap:100", classifier=None)
+    for fault, n in ((KeyError, 3), (TypeError, 2)):
+        for _ in range(n):
+            try:
+                raise fault("my diagnosis")
+            except Exception as error:
+                controller.with_policy("off").unbudgeted("the call", error)
+    assert [record.getMessage().partition(" at ")[0] for record in caplog.records] == [
+        "the call goes through unchanged: KeyError",
+        "the call goes through unchanged: TypeError",
+    ]
+    assert "diagnosis" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 # --- faults of ours, and of what users plug in, stay out of the call ---------------------------------------
@@ -352,10 +385,10 @@ def test_records_and_logs_name_errors_and_never_quote_them(caplog: pytest.LogCap
 
 def test_an_outcome_that_cannot_be_built_costs_the_record_and_not_the_call(caplog: pytest.LogCaptureFixture):
     class Unreadable:
-        def lookup(self, model: str | None) -> None:
+        def lookup(self, model: str | None, **_: object) -> None:
             return None
 
-        def cost(self, model: str | None, usage: Usage) -> float:
+        def cost(self, model: str | None, usage: Usage, **_: object) -> float:
             raise RuntimeError("my diagnosis")
 
     prices: Any = Unreadable()

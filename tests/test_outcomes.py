@@ -27,7 +27,7 @@ from budgetctl.types import (
 ROW_KEYS = """
     schema_version id parent_id time route query_hash features model policy policy_hash action_probability
     decision controls usage timing stop budget_state pinned answered fallback cost_usd cache_lost
-    certificate certificate_void_reason
+    ladder certificate certificate_void_reason
 """
 
 

@@ -74,6 +74,29 @@ def test_a_deadline_too_near_to_think_switches_thinking_off():
     assert budget("deadline:0.6", pace=Pace(ttft_s=0.5, s_per_token=0.01)).off
 
 
+def test_a_deadline_leaves_room_for_the_request_that_writes_the_answer():
+    pace = Pace(ttft_s=0.5, s_per_token=0.01)
+    once = ModelFacts(can_cap=True, can_switch_off=True, answer_tokens=20)
+    twice = replace(once, recalls=True)
+    assert budget("deadline:2", pace=pace, facts=once).reasoning_tokens == 130
+    assert budget("deadline:2", pace=pace, facts=twice).reasoning_tokens == 80
+    assert budget("deadline:1.35", pace=pace, facts=once).reasoning_tokens == 65
+    assert budget("deadline:1.35", pace=pace, facts=twice).off, "15 tokens are not worth a second request"
+
+
+def test_a_deadline_is_planned_with_the_margin_and_the_crowd_of_the_moment():
+    pace = Pace(ttft_s=0.9, s_per_token=0.01, alone_s=0.1, crowd=1.0, margin=1.25)
+    facts = ModelFacts(can_cap=True, answer_tokens=20)
+    fits = (5 / 1.25 / 2 - 0.1) / 0.01
+    assert budget("deadline:5", pace=pace, facts=facts).reasoning_tokens == fits - 20
+
+
+def test_a_model_that_cannot_be_switched_off_thinks_one_token_before_a_near_deadline():
+    facts = ModelFacts(can_cap=True)
+    near = budget("deadline:0.6", pace=Pace(ttft_s=0.5, s_per_token=0.01), facts=facts)
+    assert (near.reasoning_tokens, near.deadline_s) == (1, 0.6)
+
+
 def test_a_deadline_at_unknown_speed_is_only_watched():
     assert budget("deadline:2") == Budget(deadline_s=2)
 
@@ -131,6 +154,12 @@ def test_a_policy_is_its_own_name(text: str):
         ("cap:3+stop:wild", "allowed: +stop:none, +stop:safe"),
         ("cap:3+safe", "unknown option '+safe'"),
         ("cap:3&bogus", "unknown part 'bogus'"),
+        ("quantille:0.9", "did you mean 'quantile:0.9'?"),
+        ("cap:3&Auto", "certified:CERT; did you mean 'auto'?"),
+        ("cap=2000+stop:safe", "did you mean 'cap:2000+stop:safe'?"),
+        ("cap4096", "did you mean 'cap:4096'?"),
+        ("cap:3+stop:ballanced", "did you mean '+stop:balanced'?"),
+        ("cap:3+safe", "did you mean '+stop:safe'?"),
     ],
 )
 def test_what_does_not_parse_names_the_part_and_what_is_allowed(text: str, said: str):
@@ -166,3 +195,13 @@ def test_a_policy_that_does_not_name_itself_is_called_by_its_class():
 def test_a_pace_of_no_time_at_all_is_no_pace():
     situation = Situation(query=Query.from_text("x"), pace=Pace(ttft_s=0.1, s_per_token=0.0))
     assert parse("deadline:2").budget(situation).reasoning_tokens is None
+
+
+def test_what_comes_near_nothing_is_not_guessed_at():
+    with pytest.raises(ConfigError, match=r"certified:CERT$"):
+        parse("bogus")
+
+
+def test_names_of_a_configuration_are_guessed_at_too():
+    with pytest.raises(ConfigError, match=r"allowed: .*, careful; did you mean 'careful'\?"):
+        parse("carefull", names={"careful": parse("cap:9")})

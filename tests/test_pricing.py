@@ -152,3 +152,78 @@ def test_a_missing_file_and_a_bad_mapping_are_refused(tmp_path):
         Prices.load(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"prices\['m'\]: seen 3"):
         Prices.load({"m": 3})  # type: ignore[dict-item]
+
+
+TIERED = {"m": {"input": 1, "output": 10, "tiers": [{"above": 1000, "input": 2, "output": 20}]}}
+
+
+def test_a_longer_prompt_is_charged_at_its_tier_from_the_first_token_on():
+    prices = Prices.load(TIERED)
+    short = Usage(prompt_tokens=1000, reasoning_tokens=0, answer_tokens=100)
+    long = Usage(prompt_tokens=1001, reasoning_tokens=0, answer_tokens=100)
+    assert prices.cost("m", short) == pytest.approx((1000 * 1 + 100 * 10) / 1e6)
+    assert prices.cost("m", long) == pytest.approx((1001 * 2 + 100 * 20) / 1e6)
+    assert prices.lookup("m") == Price(input=1, output=10)
+    assert prices.lookup("m", prompt_tokens=2000) == Price(input=2, output=20)
+
+
+def test_a_prompt_that_was_sent_again_does_not_make_it_a_long_one():
+    twice = Usage(prompt_tokens=1600, reasoning_tokens=0, answer_tokens=100)
+    assert Prices.load(TIERED).cost("m", twice, again=800) == pytest.approx((1600 * 1 + 100 * 10) / 1e6)
+
+
+def test_a_machine_by_the_hour_is_charged_by_what_it_generates():
+    price = Prices.load({"m": {"usd_per_hour": 2.10, "tokens_per_s": 40}}).lookup("m")
+    assert price == Price(input=0.0, output=pytest.approx(2.10 / 3600 / 40 * 1e6))
+    assert price.cost(prompt=500, reasoning=40 * 3600, answer=0) == pytest.approx(2.10), "an hour of tokens"
+
+
+def test_the_time_of_prompts_may_be_charged_by_itself():
+    price = Price.hourly(3.6, tokens_per_s=100, prompt_tokens_per_s=10_000)
+    assert price == Price(input=pytest.approx(0.1), output=pytest.approx(10.0), cached_input=0.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"usd_per_hour": 2.1}, r"tokens_per_s: seen None, allowed: tokens per second, a number > 0"),
+        ({"usd_per_hour": 2.1, "tokens_per_s": 0}, r"tokens_per_s: seen 0, allowed: .* > 0"),
+        ({"tokens_per_s": 40}, r"usd_per_hour: seen None, allowed: USD, a number >= 0"),
+        ({"usd_per_hour": -1, "tokens_per_s": 40}, r"usd_per_hour: seen -1"),
+        (
+            {"usd_per_hour": 2, "tokens_per_s": 40, "prompt_tokens_per_s": "9"},
+            r"prompt_tokens_per_s: seen '9'",
+        ),
+        (
+            {"usd_per_hour": 2.1, "tokens_per_s": 40, "input": 1},
+            r"input: not beside a price per hour, allowed: usd_per_hour, tokens_per_s, prompt_tokens_per_s",
+        ),
+        ({"input": 1, "output": 1, "tiers": 3}, r"tiers: seen 3, allowed: a list of tables with above"),
+        (
+            {"input": 1, "output": 1, "tiers": [{"above": 0, "input": 1, "output": 1}]},
+            r"tiers\[0\].above: seen 0, allowed: tokens of the prompt, 1 or more",
+        ),
+        (
+            {"input": 1, "output": 1, "tiers": [{"above": 9, "input": 1, "outptu": 1}]},
+            r"tiers\[0\].outptu: unknown key, allowed: above, input, output",
+        ),
+        ({"input": 1, "output": 1, "provider": 3}, r"provider: seen 3, allowed: a name"),
+    ],
+)
+def test_a_row_that_cannot_be_a_price_is_refused_by_key_and_what_is_allowed(row, said):
+    with pytest.raises(ConfigError, match=rf"prices\['m'\]\.{said}"):
+        Prices.load({"m": row})
+
+
+def test_a_machine_that_generates_nothing_has_no_price():
+    with pytest.raises(ValueError, match=r"tokens per second: seen \[0\]"):
+        Price.hourly(2.1, tokens_per_s=0)
+
+
+def test_a_price_says_where_it_comes_from(tmp_path):
+    path = tmp_path / "prices.toml"
+    path.write_text('[[price]]\nmatch = "mine"\ninput = 1\noutput = 2\n')
+    assert Prices.load(path).row("mine").source == f"{path}: price[0]"
+    assert Prices.load({"mine": GPT_5_MINI}).row("mine").source == "prices['mine']"
+    assert Prices.load().row("o3").source.startswith("https://")
+    assert Prices.load().row("pocket-1") is None

@@ -181,6 +181,11 @@ class Capability(Strict):
         """Whether a running thought can be ended."""
         return self.live_end or self.continuation is not None
 
+    @property
+    def recalls(self) -> bool:
+        """Whether a running thought can only be ended by another request, which writes the answer."""
+        return self.continuation is not None and not self.live_end
+
     def matches(self, model: str, endpoint: str) -> bool:
         """Whether this row speaks for ``model`` at a kind of ``endpoint``."""
         if endpoint not in self.endpoints:
@@ -218,6 +223,7 @@ class Capability(Strict):
             natural_p99=self.natural_p99,
             answer_tokens=self.answer_tokens,
             leak_ratio=self.leak_ratio,
+            recalls=self.recalls and (self.cap is None or self.cap.strength != "hard"),
         )
 
 

@@ -22,6 +22,8 @@ COMMANDS = (
     "compare",
     "calibrate",
     "report",
+    "slo",
+    "roi",
     "cube",
     "train",
     "config",

@@ -70,6 +70,11 @@ def _unknown(bill: Mapping[str, Any]) -> list[str]:
 
 def _notes(bill: Mapping[str, Any]) -> list[str]:
     lines = list(bill["notes"])
+    models: dict[str, list[str]] = {}
+    for row in bill["models"]:
+        if row["price_source"] is not None:
+            models.setdefault(row["price_source"], []).append(_model(row))
+    lines += [f"price of {', '.join(names)}: {source}" for source, names in models.items()]
     unknown = bill["unknown_lines"]
     if unknown["count"]:
         lines.append(f"not counted, lines that are no calls: {_count(unknown['count'])}")

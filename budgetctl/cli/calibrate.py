@@ -4,6 +4,9 @@ PATH is a recording (a cube, JSON lines) or an outcome log with its feedback row
 expected loss against full thinking is at most EPSILON, and the probability that this is wrong at most DELTA.
 It holds for one model at one kind of endpoint, and the policy ``certified:CERT`` steps aside elsewhere. Exit
 code 1: nothing that saves tokens can be certified; it says how many questions that would take.
+
+With --ladder PATH is the folder of a live run of all its rungs with --confidence; what is certified is the
+threshold of confidence from which on drafts are accepted, and what is compared with is the last rung alone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from budgetctl.cli import inputs
+from budgetctl.config import Settings
 from budgetctl.errors import ConfigError
 from budgetctl.types import STOP_PRESETS
 
@@ -53,18 +57,30 @@ def add(subparsers: Any) -> None:
         "--families", help="caps, utility or both (default: both where question texts were recorded)"
     )
     parser.add_argument(
+        "--ladder", metavar="RUNG>RUNG..", help="certify a ladder, as 'off>full+stop:balanced>full'"
+    )
+    parser.add_argument(
         "--stop",
         default="none",
         help="stop presets; the order of several is learnt on half of the data (none)",
     )
-    parser.add_argument("--endpoint", default="in-process", help="kind of endpoint to bind (%(default)s)")
+    parser.add_argument(
+        "--endpoint", help="kind of endpoint to bind (in-process, or that of the configuration for --model)"
+    )
     parser.add_argument(
         "--sampling", default="{}", metavar="JSON", help="sampling parameters that calls set (none)"
     )
-    parser.add_argument("--model", help="only rows of this model")
+    parser.add_argument("--model", help="only rows of this model, or of what the configuration calls so")
     parser.add_argument("--dataset", help="only rows of this dataset")
     inputs.add_cluster_by(parser)
     parser.add_argument("--classifier", default="default", help="for the family utility, or none")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration whose models, presets, prices and capabilities hold (default: budgetctl.toml of "
+        "the working directory, where there is one)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the order in which questions are tested")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.set_defaults(run=run)
@@ -101,11 +117,17 @@ def _calibrate(args: argparse.Namespace, goal: Goal) -> Certificate:
     from budgetctl.evals.risk import logs
     from budgetctl.evals.risk.calibrate import calibrate
 
+    settings = Settings.load(args.config)
+    alias = settings.names.models.get(args.model)
+    if alias is not None:
+        args.model, args.endpoint = alias.model, args.endpoint or alias.endpoint
+    deployment = _deployment(args, settings)
+    if args.ladder is not None:
+        return _ladder(args, goal, deployment)
     paths = [inputs.recording(name) for name in args.paths]
     kinds = {is_cube(path) for path in paths}
     if len(kinds) > 1:
         raise ConfigError("recordings and outcome logs cannot be calibrated on together: give one kind")
-    deployment = _deployment(args)
     if kinds == {False}:
         return logs.calibrate(paths, goal=goal, model=args.model, deployment=deployment)
     recording = Recording.read(*paths, dataset=args.dataset, model=args.model)
@@ -118,22 +140,35 @@ def _calibrate(args: argparse.Namespace, goal: Goal) -> Certificate:
     )
 
 
-def _deployment(args: argparse.Namespace) -> Deployment:
-    from budgetctl.capabilities import ENDPOINTS, Table
-    from budgetctl.classifiers.registry import load
+def _ladder(args: argparse.Namespace, goal: Goal, deployment: Deployment) -> Certificate:
+    from budgetctl.evals.risk import ladders
+
+    folder = Path(args.paths[0])
+    if len(args.paths) > 1 or not folder.is_dir():
+        raise ConfigError(f"--ladder takes one folder of a live run, seen {', '.join(args.paths)}")
+    for name in ("families", "model", "dataset"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} does not go with --ladder")
+    return ladders.calibrate(folder, chain=args.ladder, goal=goal, deployment=deployment)
+
+
+def _deployment(args: argparse.Namespace, settings: Settings) -> Deployment:
+    from budgetctl.capabilities import ENDPOINTS
     from budgetctl.evals.replay import SPEED_PROFILES
     from budgetctl.evals.risk.calibrate import Deployment
+    from budgetctl.evals.suites import measuring
 
-    if args.endpoint not in ENDPOINTS:
-        raise ConfigError(f"--endpoint {args.endpoint!r}: allowed are {', '.join(ENDPOINTS)}")
-    table = Table.load()
+    endpoint = args.endpoint or "in-process"
+    if endpoint not in ENDPOINTS:
+        raise ConfigError(f"--endpoint {endpoint!r}: allowed are {', '.join(ENDPOINTS)}")
+    base = measuring(settings, classifier=None if args.classifier == "none" else args.classifier)
     return Deployment(
-        endpoint=args.endpoint,
-        capabilities=table.version,
+        endpoint=endpoint,
+        capabilities=base.capabilities.version,
         sampling=inputs.sampling(args.sampling),
-        facts_of=lambda model: table.lookup(model, args.endpoint).facts(),
+        facts_of=lambda model: base.capabilities.lookup(model, endpoint).facts(),
         pace=SPEED_PROFILES["nominal"],
-        classifier=None if args.classifier == "none" else load(args.classifier),
+        base=base,
     )
 
 

@@ -57,8 +57,9 @@ def check(args: argparse.Namespace) -> int:
         settings = Settings.load(args.path)
         settings.controller(sinks=(), audits=None).classifier()
         rows = list(_rows(settings))
-        errors += _writable("sink", settings.sink) + _journal(settings)
+        errors += _writable("sink", settings.sink) + _journal(settings) + _ladders(settings)
         (errors if settings.strict else warnings).extend(filter(None, map(_warning, rows)))
+        warnings += _unpriced(settings, rows)
     except BudgetctlError as error:
         errors += str(error).splitlines()
     if args.json:
@@ -128,7 +129,7 @@ def _model(controller: Controller, alias: Alias | None) -> dict[str, Any]:
                 Query.from_text(kind, model=alias.model),
                 facts=capability.facts(),
                 pace=Pace(ttft_s=0.5, s_per_token=0.01),
-                price=controller.prices.lookup(alias.model),
+                price=controller.prices.lookup(alias.model, place=alias.base_url or endpoint),
                 policy=policy,
                 endpoint=endpoint,
             )
@@ -147,6 +148,23 @@ def _warning(row: dict[str, Any]) -> str | None:
         unknown = f"{row['model']!r} at {row['endpoint']!r} is not in the capability table"
         return f"{where}: {unknown}: its calls pass through"
     return f"{where}: nothing keeps {', '.join(row['missing'])} of {_asked(row)}" if row["missing"] else None
+
+
+def _unpriced(settings: Settings, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Say which models a limit in dollars refuses, because nobody knows what they cost."""
+    ledger, prices = settings.ledger, settings.controller(sinks=(), audits=None).prices
+    if ledger is None:
+        return
+    for row in rows:
+        limits = [
+            limit for limit in ledger.settings.limits if limit.scope.get("route", "*") in ("*", row["route"])
+        ]
+        dollars = [repr(limit.name) for limit in limits if limit.unit == "usd"]
+        counted = ledger.settings.unknown_price == "tokens" and len(dollars) < len(limits)
+        price = prices.lookup(row["model"], place=row["base_url"] or row["endpoint"])
+        if row["model"] is not None and price is None and dollars and not counted:
+            where = f"model {row['alias']}" + (f" on route {row['route']}" if row["route"] else "")
+            yield f"{where}: its price is unknown: its calls are refused under {', '.join(dollars)}"
 
 
 def _asked(row: dict[str, Any]) -> str:
@@ -173,6 +191,23 @@ def _journal(settings: Settings) -> list[str]:
     if path is not None and path.is_file() and path.stat().st_size:
         settings.audits()
     return _writable("audit.journal", path)
+
+
+def _ladders(settings: Settings) -> list[str]:
+    """Say why ladders cannot be used: files and functions that they name, prices that contradict an order."""
+    from budgetctl.ladder.settings import check_certificate, made, private
+
+    prices = settings.controller(sinks=(), audits=None).prices
+    errors = []
+    for name, table in settings.ladders.items():
+        try:
+            ladder = made(table, names=settings.names.policies)
+            ladder.check_prices(prices, aliases=settings.names.models)
+            check_certificate(table, ladder)
+            private(table)
+        except ConfigError as error:
+            errors.append(f"ladders.{name}: {error}")
+    return errors
 
 
 def _show(path: str, rows: list[dict[str, Any]], *, warnings: list[str], errors: list[str]) -> None:

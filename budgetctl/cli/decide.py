@@ -15,6 +15,7 @@ from budgetctl.cli.run import read_text
 from budgetctl.config import Settings
 from budgetctl.controller import Controller
 from budgetctl.errors import ClassifierError, ConfigError
+from budgetctl.pricing import PriceRow
 from budgetctl.types import Decision, Estimate, Query
 
 
@@ -40,21 +41,28 @@ def run(args: argparse.Namespace) -> int:
         endpoint = endpoint or alias.endpoint or guess_endpoint(alias.base_url)
         model, policy = alias.model, alias.policy
     controller = controller if policy is None else controller.with_policy(policy)
+    place = endpoint  # where none is named, the model's name tells whose prices hold
     model, endpoint, capability = _capability(controller, model, endpoint)
+    priced = controller.prices.row(model, place=endpoint if args.model is None else place)
     query = Query.from_text(read_text(args.text), model=model)
     estimate = _estimate(controller, query)
     # Loading is not part of a decision: a service pays it once, here it would be all there is to see.
-    _decide(controller, Query.from_text("warm up", model=model), capability, endpoint)
+    _decide(controller, Query.from_text("warm up", model=model), capability, endpoint, priced)
     started = time.perf_counter_ns()
-    decision, rendered = _decide(controller, query, capability, endpoint)
+    decision, rendered = _decide(controller, query, capability, endpoint, priced)
     elapsed_us = (time.perf_counter_ns() - started) / 1e3
-    result = report(decision, rendered, estimate=estimate, elapsed_us=elapsed_us)
+    result = report(decision, rendered, estimate=estimate, elapsed_us=elapsed_us, priced=priced)
     print(json.dumps(result, indent=2) if args.json else _table(result, model))
     return 0
 
 
 def report(
-    decision: Decision, rendered: Rendered, *, estimate: Estimate | None, elapsed_us: float
+    decision: Decision,
+    rendered: Rendered,
+    *,
+    estimate: Estimate | None,
+    elapsed_us: float,
+    priced: PriceRow | None = None,
 ) -> dict[str, Any]:
     """Return what the command prints as JSON.
 
@@ -72,6 +80,7 @@ def report(
             "reasons": reasons,
         },
         "expected": asdict(decision.expected),
+        "price_source": None if priced is None else priced.source,
         "controls": [asdict(control) for control in rendered.controls],
         "elapsed_us": elapsed_us,
     }
@@ -100,10 +109,10 @@ def _estimate(controller: Controller, query: Query) -> Estimate | None:
 
 
 def _decide(
-    controller: Controller, query: Query, capability: Capability, endpoint: str
+    controller: Controller, query: Query, capability: Capability, endpoint: str, priced: PriceRow | None
 ) -> tuple[Decision, Rendered]:
     """Decide, and render the decision as a wrapped streaming call would."""
-    price = controller.prices.lookup(query.model)
+    price = None if priced is None else priced.at(query.total_chars / 4)
     decision = controller.decide(query, facts=capability.facts(), price=price, endpoint=endpoint)
     return decision, openai_chat.render(decision.budget, capability, {}, live=True)
 
@@ -127,6 +136,8 @@ def _table(result: dict[str, Any], model: str | None) -> str:
             ("confidence", f"{estimate['confidence']:.2f} ({estimate['source']})"),
         ]
     rows += [(f"expected {name}", f"{value:.4g}") for name, value in expected.items() if value is not None]
+    if expected["cost_usd"] is not None:
+        rows.append(("price from", result["price_source"]))
     rows += [(c["strength"], f"{c['name']} = {c['value']}") for c in result["controls"]]
     rows.append(("decided in", f"{result['elapsed_us']:.0f} us"))
     width = max(len(name) for name, _ in rows)

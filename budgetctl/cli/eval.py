@@ -3,7 +3,7 @@
 ``live`` asks a model and can be resumed; ``replay`` reads cubes and calls no model. Both print a table (or
 JSON with ``--json``) and write ``summary.json``, pictures and an HTML report into ``--out``. Exit code 1:
 none of the policies that were asked for is recommended; 3: a limit on spending stopped the run.
-``classifier`` judges estimates alone.
+``classifier`` judges estimates alone, ``ladder`` a choice between two models.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.cli import eval_classifier, eval_live, inputs
+from budgetctl.cli import eval_classifier, eval_ladder, eval_live, inputs
 from budgetctl.config import Settings
 from budgetctl.errors import ConfigError
 from budgetctl.types import EFFORTS
 
 if TYPE_CHECKING:
+    from budgetctl.controller import Controller
+    from budgetctl.evals.beside.contrasts import Beside
     from budgetctl.evals.cube import CubeRow
     from budgetctl.evals.replay import Recording
     from budgetctl.evals.results import Result
     from budgetctl.evals.spend import LimitReached
+    from budgetctl.types import Pace
 
 REPLAY_POLICIES = "full,off,quantile:0.9,auto"
 
@@ -44,6 +47,7 @@ def add(subparsers: Any) -> None:
         kinds.add_parser("replay", help="read recordings", description="Replay policies on recorded results.")
     )
     eval_classifier.add(kinds)
+    eval_ladder.add(kinds)
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +109,7 @@ def _add_common(parser: argparse.ArgumentParser, *, default: str) -> None:
 def run_live(args: argparse.Namespace) -> int:
     """Run a suite live; 1 when no policy that was asked for is recommended, 3 when a limit stopped it."""
     from budgetctl.evals import runfolder
+    from budgetctl.evals.beside import tables
     from budgetctl.evals.spend import LimitReached
 
     _check(args)
@@ -119,8 +124,12 @@ def run_live(args: argparse.Namespace) -> int:
         return 3
     shown = {"kind": "live", **run.settings}
     rows = runfolder.read_rows(args.out / runfolder.ROWS)
+    if run.suite.cluster_by == "cluster":  # its questions come in groups, whatever else is said
+        args.cluster_by = "cluster"
+    beside = tables.of(args.suite, runs, rows, seed=args.seed)
     title = f"{run.suite.name}, {run.suite.backend.model}"
-    return _report(args, runs, asked=list(run.policies), questions=rows, title=title, settings=shown)
+    asked = list(run.policies)
+    return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown, beside=beside)
 
 
 def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
@@ -138,14 +147,18 @@ def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
 def run_replay(args: argparse.Namespace) -> int:
     """Replay recordings; 1 when no policy that was asked for is recommended."""
     from budgetctl.evals import ablation, baselines, replay, suites
+    from budgetctl.evals.routed import is_ladder
 
     _check(args)
     settings = Settings.load(args.config)
     base = suites.measuring(settings, classifier=_classifier(args.classifier))
     pace = replay.speed_profile(args.speed_profile)
     paths = [inputs.recording(name) for name in args.cubes]
+    named = _policies(args.policies, settings)
+    if any(map(is_ladder, named)):
+        return _replay_ladders(args, named, base=base, pace=pace, paths=paths)
     recording = replay.Recording.read(*paths, dataset=args.dataset, model=args.model)
-    asked = _policies(args.policies, settings) or _default_policies(recording)
+    asked = named or _default_policies(recording)
     runs = baselines.fixed_curve(recording, pace=pace, caps=_caps(args.caps))
 
     def add(policy: str) -> None:
@@ -184,6 +197,25 @@ def run_replay(args: argparse.Namespace) -> int:
     return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown)
 
 
+def _replay_ladders(
+    args: argparse.Namespace, named: Sequence[str], *, base: Controller, pace: Pace, paths: Sequence[Path]
+) -> int:
+    """Replay policies with ladders among them: calls are then those that all of their rungs recorded."""
+    runs, asked = eval_ladder.replayed(args, named, base=base, pace=pace, paths=paths)
+    shown = {
+        "kind": "replay",
+        "cubes": [str(name) for name in args.cubes],
+        "dataset": args.dataset,
+        "model": args.model,
+        "policies": asked,
+        "classifier": args.classifier,
+        "speed_profile": {"ttft_s": pace.ttft_s, "s_per_token": pace.s_per_token},
+    }
+    title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
+    rows = _natural_rows(paths, args)
+    return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown)
+
+
 def _report(
     args: argparse.Namespace,
     runs: Mapping[str, Sequence[Result]],
@@ -192,6 +224,7 @@ def _report(
     questions: Iterable[CubeRow],
     title: str,
     settings: Mapping[str, Any],
+    beside: Beside | None = None,
 ) -> int:
     import numpy as np
 
@@ -207,7 +240,11 @@ def _report(
     decision = verdict.decide(evaluation, margin=args.margin)
     shared = {"seed": args.seed, "margin": args.margin, "cluster_by": args.cluster_by}
     result = report.Report(
-        title=title, evaluation=evaluation, verdict=decision, settings={**settings, **shared}
+        title=title,
+        evaluation=evaluation,
+        verdict=decision,
+        settings={**settings, **shared},
+        beside=None if beside is None else beside.as_json(),
     )
     content = result.as_json()
     if args.out is not None:
@@ -222,6 +259,8 @@ def _report(
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
         print(report.table(evaluation))
+        if beside is not None:
+            print(f"\n{beside.title}\n{report.plain(beside.headings, beside.lines)}\n\n{beside.note}")
         print(f"\n{decision.text}")
     return 1 if decision.negative else 0
 
@@ -244,8 +283,10 @@ def _policies(text: str | None, settings: Settings) -> list[str]:
     """Return the canonical names of the policies in a comma-separated list."""
     if text is None:
         return []
+    from budgetctl.evals.ways import certificate_of
+
     names = [part.strip() for part in text.split(",")]
-    return list(dict.fromkeys(str(settings.parse(name)) for name in names))
+    return list(dict.fromkeys(n if certificate_of(n) else settings.evaluated(n) for n in names))
 
 
 def _default_policies(recording: Recording) -> list[str]:

@@ -107,7 +107,7 @@ def _as_they_are(
     from budgetctl.evals.bench import compare, predictors
 
     found = predictors.as_they_are(args.classifier or ["default"])
-    examples = _read(args.paths)
+    examples = read(args.paths)
     datasets = {e.dataset for e in examples}
     in_sample |= {p.name: predictors.trained_on(p, datasets) for p in found}
     for name, seen in in_sample.items():
@@ -124,7 +124,7 @@ def _refitted(args: argparse.Namespace, bootstrap: Bootstrap) -> Iterator[Table]
     from budgetctl.evals.progress import Progress
 
     refits = _refits(args)
-    dealer = Dealer(_read(args.paths), seed=args.seed, folds=args.folds)
+    dealer = Dealer(read(args.paths), seed=args.seed, folds=args.folds)
     asked = [split for split in SPLITS if split in args.split or "all" in args.split]
     planned = [
         Comparison(
@@ -160,7 +160,8 @@ def _refits(args: argparse.Namespace) -> dict[str, Refit]:
     return found
 
 
-def _read(paths: Sequence[Path]) -> list[Example]:
+def read(paths: Sequence[Path]) -> list[Example]:
+    """Return the examples of recordings, and of folders with published collections of them."""
     from budgetctl.classifiers import sources, targets
 
     print("reading ...", file=sys.stderr)

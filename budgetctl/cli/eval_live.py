@@ -23,14 +23,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "suite",
         metavar="SUITE",
-        help="'pocket' (the embedded reasoner and its test questions), a published set as gsm8k:PATH_OR_URL, "
-        "or a JSONL file of your own",
+        help="'pocket' (the embedded reasoner and its test questions), 'slowdown', 'safety' or 'language', a "
+        "published set as gsm8k:PATH_OR_URL, or a JSONL file of your own",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="run folder; an interrupted run resumes"
     )
     parser.add_argument(
-        "--limit", type=int, help="number of questions (default: 200 of pocket, all of a file)"
+        "--limit",
+        type=int,
+        help="number of questions (default: 200 of pocket, 480 of language, 240 of slowdown and safety, all "
+        "of a file)",
     )
     parser.add_argument(
         "--samples", type=int, default=1, help="how often every question is asked (default: %(default)s)"
@@ -60,6 +63,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "this process greedy, and temperature 0.6 with several samples)",
     )
     parser.add_argument(
+        "--confidence",
+        action="store_true",
+        help="keep the probability of every answer, for ladders (always kept where one of the policies is a "
+        "ladder that needs it)",
+    )
+    parser.add_argument(
         "--max-usd", type=float, metavar="USD", help="stop before the next call at so many dollars"
     )
     parser.add_argument(
@@ -82,6 +91,7 @@ def run_of(args: argparse.Namespace, *, settings: Settings, policies: Sequence[s
     from budgetctl.evals import suites
     from budgetctl.evals.live import LiveRun
     from budgetctl.evals.spend import Spend
+    from budgetctl.evals.ways import needs_confidence
 
     for name in ("max_usd", "max_tokens"):
         if (limit := getattr(args, name)) is not None and limit <= 0:
@@ -96,6 +106,7 @@ def run_of(args: argparse.Namespace, *, settings: Settings, policies: Sequence[s
         samples=args.samples,
         per_minute=args.per_minute,
         sampling=None if args.sampling is None else inputs.sampling(args.sampling),
+        confidence=args.confidence or any(map(needs_confidence, policies)),
         base=base,
         many_processes=args.engine == "ray",
     )

@@ -122,6 +122,11 @@ def _section(settings: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     kind: Any = settings
     for part in path:
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        kind = kind.model_fields[part].annotation if is_section else get_args(kind)[-1]
+        kind = kind.model_fields[part].annotation if is_section else _item(kind)
     section: type[BaseModel] = kind
     return section
+
+
+def _item(kind: Any) -> Any:
+    """Return the type of the values of a mapping, or of the items of a sequence."""
+    return next(inner for inner in reversed(get_args(kind)) if inner is not Ellipsis)

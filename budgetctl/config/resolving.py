@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from budgetctl.config.sections import NAME, LimitSettings
+from budgetctl.config.sections import NAME, LimitSettings, spend_limits
 from budgetctl.errors import ConfigError
+from budgetctl.ladder.settings import check as check_ladder
 from budgetctl.names import Alias, Names, Route, close_to
 from budgetctl.policy import BUILT_IN, Policy, parse, uniform
 from budgetctl.stopping import soft
@@ -58,12 +59,25 @@ def resolve(settings: Settings) -> tuple[Names, list[Problem]]:
         name: Route(
             policy=policy(route.policy, "routes", name, "policy"),
             limits=_limits(settings.limits, route.limits),
+            private=route.private,
         )
         for name, route in settings.routes.items()
     }
     if settings.route is not None and routes and settings.route not in routes:
         near = close_to(settings.route, routes)
         found.append((("route",), settings.route, f"no such route{near}; allowed: {', '.join(routes)}"))
+    for name, ladder in settings.ladders.items():
+        if not NAME.fullmatch(name) or name in BUILT_IN or name in settings.policies:
+            allowed = "letters, digits, - and _, and no name of a policy"
+            found.append((("ladders", name), list(ladder.rungs), f"cannot name a ladder; allowed: {allowed}"))
+        try:
+            check_ladder(ladder, names=policies)
+        except ConfigError as error:
+            found.append((("ladders", name), list(ladder.rungs), str(error)))
+    try:
+        spend_limits(settings.spend, settings.routes)
+    except ValueError as error:
+        found.append((("spend", "limits"), [limit.name for limit in settings.spend.limits], str(error)))
     if settings.audit.certificate is not None:
         try:
             uniform(settings.audit.certificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_v
 from pydantic.json_schema import JsonSchemaValue
 
 from budgetctl.capabilities import EndpointKind
+from budgetctl.ledger.limits import MICRO, MOST, LedgerSettings, SpendLimit
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 
@@ -73,6 +75,67 @@ class RouteSettings(Section):
     target_p95_s: float | None = Field(default=None, gt=0)
     """Seconds within which 95 % of its calls should end."""
 
+    private: bool = False
+    """Keep its queries on the local rungs of a ladder, whatever fails."""
+
+    usd_per_month: float | None = Field(default=None, ge=0, le=MOST / MICRO)
+    """Dollars that its calls may cost in a month (UTC): a limit of `[spend]` named `route-NAME`."""
+
+
+class SpendSettings(LedgerSettings):
+    """Limits on what all calls spend together; see docs/limits.md."""
+
+    redis: str | None = None
+    """URL of a Redis server that keeps the accounts of all hosts; without it they are this process's own."""
+
+
+def spend_limits(spend: SpendSettings, routes: Mapping[str, RouteSettings]) -> tuple[SpendLimit, ...]:
+    """Return the limits that a configuration names, those of its routes included.
+
+    Raises:
+        ValueError: Two of them have one name.
+    """
+    monthly = [
+        SpendLimit(
+            name=re.sub(r"[^\w-]", "-", f"route-{name}"),
+            window="month",
+            usd=route.usd_per_month,
+            scope={"route": name},
+        )
+        for name, route in routes.items()
+        if route.usd_per_month is not None
+    ]
+    names = {limit.name for limit in spend.limits}
+    twice = [limit.name for limit in monthly if limit.name in names]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is the name of a route's own limit, by its usd_per_month")
+    return (*spend.limits, *monthly)
+
+
+class LadderSettings(Section):
+    """Rungs that a query climbs until an answer is good enough; see docs/ladder.md."""
+
+    rungs: tuple[str, ...] = Field(min_length=1)
+    """`MODEL@POLICY`, cheapest first, such as `qwen3-4b@off`."""
+
+    accept: str | None = None
+    """What judges drafts: `confident:0.9`, `agreement`, `verified:MODULE:FUNCTION`."""
+
+    certificate: Path | None = None
+    """Certificate of the ladder, in the place of `accept`; where it does not hold the last rung answers."""
+
+    calibration: tuple[Path, ...] = ()
+    """Files that turn confidence into probabilities: one for all rungs, or one for each but the last."""
+
+    local: tuple[str, ...] = ()
+    """Models that private queries may go to."""
+
+    private: bool | str = False
+    """Which queries are private: all, none, or those that a function `MODULE:FUNCTION` says it of."""
+
+    hedge_s: float | None = Field(default=None, gt=0)
+    """Seconds after which the next rung is started beside one whose draft has not come."""
+
 
 class AuditSettings(Section):
     """Making a share of the calls once more at full thinking, to see what budgets cost in answers."""
@@ -107,6 +170,25 @@ class AuditSettings(Section):
         return self
 
 
+class TrialSettings(Section):
+    """How a model in this process is asked for trial answers; what is not named stays as the suite has it."""
+
+    cue: str | None = None
+    """Text behind the closing text that leads to the answer."""
+
+    until: str | None = None
+    """Text that ends a trial answer."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a trial answer."""
+
+    choices: tuple[str, ...] | None = None
+    """The valid answers, if there are few of them."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Tokens of thinking after a trial that ended nothing until the next one, the first time."""
+
+
 class EvalSettings(Section):
     """What evaluations of your own suites ask, unless the command or the test says otherwise."""
 
@@ -124,6 +206,9 @@ class EvalSettings(Section):
 
     concurrency: int | None = Field(default=None, gt=0)
     """Calls at once."""
+
+    trials: TrialSettings = Field(default_factory=TrialSettings)
+    """Trial answers of a model in this process, those of built-in suites too."""
 
 
 class PresetSettings(Section):

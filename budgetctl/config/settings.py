@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from budgetctl.config.evaluated import canonical
 from budgetctl.config.reading import explain, from_env, merged, read
 from budgetctl.config.resolving import Problems, resolve
 from budgetctl.config.sections import (
     AuditSettings,
     EvalSettings,
+    LadderSettings,
     LimitSettings,
     ModelSettings,
     PresetSettings,
     RouteSettings,
     Section,
+    SpendSettings,
+    spend_limits,
 )
 from budgetctl.controller import MIN_CONFIDENCE, Controller
 from budgetctl.errors import ConfigError
@@ -29,6 +33,7 @@ from budgetctl.types import Limits
 
 if TYPE_CHECKING:
     from budgetctl.audit import Audits
+    from budgetctl.ledger import Ledger
 
 
 class Settings(Section):
@@ -78,6 +83,12 @@ class Settings(Section):
 
     routes: dict[str, RouteSettings] = Field(default_factory=dict)
     """Kinds of traffic, each with what holds for it."""
+
+    ladders: dict[str, LadderSettings] = Field(default_factory=dict)
+    """Ladders, by names of your own."""
+
+    spend: SpendSettings = Field(default_factory=SpendSettings)
+    """What all calls may spend together."""
 
     presets: PresetSettings = Field(default_factory=PresetSettings)
     """Your own numbers for the stop presets."""
@@ -137,6 +148,14 @@ class Settings(Section):
         """
         return parse(policy, names=self.names.policies)
 
+    def evaluated(self, text: str) -> str:
+        """Return what a string of ``eval --policies`` names, in words that need no configuration.
+
+        Raises:
+            ConfigError: It does not parse, or names a ladder that no evaluation can climb.
+        """
+        return canonical(text, policies=self.names.policies, ladders=self.ladders)
+
     def audits(self, *, agree: Callable[[str, str], bool] | None = None) -> Audits | None:
         """Return the audits of this configuration; None where it names no journal.
 
@@ -159,6 +178,59 @@ class Settings(Section):
             policy=self.parse(self.policy) if said.certificate is None else None,
             agree=agree or same_answer,
             **said.model_dump(exclude={"journal", "certificate"}),
+        )
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """What keeps the limits of ``[spend]`` and of the routes, one for all controllers; None without any.
+
+        Raises:
+            ConfigError: The address of the Redis server cannot be one, or its client library is missing.
+        """
+        from budgetctl.ledger import Ledger
+        from budgetctl.pricing import Prices
+
+        limits = spend_limits(self.spend, self.routes)
+        if not limits:
+            return None
+        store = None
+        if self.spend.redis is not None:
+            try:
+                from budgetctl.ledger.redis import RedisStore
+            except ImportError as error:
+                raise ConfigError(
+                    f"spend.redis: {error}; its client library: pip install 'reasoning-budgetctl[redis]'"
+                ) from None
+            store = RedisStore.from_url(self.spend.redis)
+        settings = {**self.spend.model_dump(exclude={"redis", "limits"}), "limits": limits}
+        return Ledger(settings, store=store, prices=Prices.load(self.prices))
+
+    def ladder(
+        self, name: str, clients: Mapping[str, Any], *, controller: Controller | None = None, **more: Any
+    ) -> Any:
+        """Return a ladder of this configuration over clients; see :func:`budgetctl.ladder.over`.
+
+        Args:
+            name: Its name in ``[ladders]``.
+            clients: Clients by the models of its rungs.
+            controller: Decides and records; None makes one from these settings.
+            more: Other arguments of :func:`budgetctl.ladder.over`.
+
+        Raises:
+            ConfigError: There is none of this name, a file or a function of it cannot be used, or a client is
+                missing.
+        """
+        from budgetctl.ladder import over
+        from budgetctl.ladder.settings import made, private
+
+        if name not in self.ladders:
+            allowed = ", ".join(self.ladders) or "none is configured"
+            raise ConfigError(f"ladder: seen {name!r}, allowed: {allowed}")
+        said = self.ladders[name]
+        ladder = made(said, names=self.names.policies)
+        more = {"certificate": said.certificate, **more}
+        return over(
+            clients, ladder, private=private(said), controller=controller or self.controller(), **more
         )
 
     def controller(self, *, policy: str | Policy | None = None, **injected: Any) -> Controller:
@@ -189,6 +261,8 @@ class Settings(Section):
             "capabilities": Table.load(self.capabilities),
             "prices": Prices.load(self.prices),
         }
+        if "ledger" not in injected:
+            arguments["ledger"] = self.ledger
         if "audits" not in injected:
             arguments["audits"] = self.audits()
         if self.sink is not None and "sinks" not in injected:

@@ -4,6 +4,7 @@ from budgetctl.engine.chat import ChatCall
 from budgetctl.engine.chunks import Codec
 from budgetctl.engine.continuation import Continuation, chatml
 from budgetctl.engine.effects import (
+    ENDED,
     SILENT,
     CallerClosed,
     Close,
@@ -12,12 +13,15 @@ from budgetctl.engine.effects import (
     Machine,
     Receive,
     Send,
+    Wait,
 )
 from budgetctl.engine.endings import Ending, endings
 from budgetctl.engine.passing import PassingCall
+from budgetctl.engine.spending import SpendingCall
 from budgetctl.engine.transcript import Counter, Transcript
 
 __all__ = [
+    "ENDED",
     "SILENT",
     "CallerClosed",
     "ChatCall",
@@ -32,7 +36,9 @@ __all__ = [
     "PassingCall",
     "Receive",
     "Send",
+    "SpendingCall",
     "Transcript",
+    "Wait",
     "chatml",
     "endings",
 ]

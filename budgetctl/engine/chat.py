@@ -26,6 +26,7 @@ from budgetctl.engine.transcript import Counter, as_whole
 from budgetctl.errors import AnswerTruncated
 from budgetctl.guard import Guard, Step
 from budgetctl.session import Acted
+from budgetctl.speed import Request
 from budgetctl.stopping import Criterion
 from budgetctl.types import Event, StopReason
 
@@ -68,6 +69,7 @@ class ChatCall:
         self._stream = stream
         self._on_broken = on_broken
         self._streamed = stream
+        self._asks_usage = stream and _unreported(session)
         self._changed = False
         self._notes: list[str] = []
         self._ledger = Ledger(session, counter=counter)
@@ -130,11 +132,12 @@ class ChatCall:
             CHAT,
             stream=self._stream,
             on_broken=self._on_broken,
-            edit=self._asked if watched else None,
+            edit=self._asked if watched or self._asks_usage else None,
         )
         response, self._streamed = opened.response, opened.stream
         if opened.refused is not None:
             self._notes.append(opened.refused)
+            self._asks_usage = False
             self._stopper.disarm()
             self._guard.ours = False
         if opened.stream:
@@ -149,7 +152,7 @@ class ChatCall:
         yield from self._complete()
 
     def _asked(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Turn parameters of a whole call into those of the stream that we read for it."""
+        """Turn parameters into those of a stream that reports what it used."""
         return asked(params, self._session.capability)
 
     def _is_fine(self, body: Mapping[str, Any]) -> bool:
@@ -172,6 +175,8 @@ class ChatCall:
                 return True
             body = self._codec.dump(chunk)
             self._hear(body)
+            if self._asks_usage and not body.get("choices") and body.get("usage"):
+                return False  # asked for by us alone
             yield from self._passage.show(body, chunk, missing=self._missing())
             if self._passage.rethinking:
                 if self._reclosed():
@@ -279,7 +284,7 @@ class ChatCall:
             self.outcome = self._session.finish(
                 usage=self._ledger.spent(),
                 timing=timing if self._stream else as_whole(timing, answered=self._ledger.answered),
-                measured=timing if self._streamed else None,
+                measured=self._measured(),
                 stop=stop or self._stopper.reason(),
                 criterion=evidence.criterion if evidence is not None else None,
                 acted=self._acted(),
@@ -289,6 +294,12 @@ class ChatCall:
             )
         except Exception as error:
             logger.warning("the outcome could not be recorded: %s", brief(error))
+
+    def _measured(self) -> Sequence[Request] | None:
+        """Return the requests whose speed was seen; None is the one response that came whole."""
+        if self._streamed:
+            return self._ledger.requests()
+        return () if self._answering.calls else None
 
     def _acted(self) -> Acted:
         answering = self._answering
@@ -303,3 +314,11 @@ class ChatCall:
         """The caller wants no more; who leaves when all has been said has ended nothing."""
         complete = self._ledger.current.finish is not None and not self._missing()
         return None if complete else StopReason.CALLER
+
+
+def _unreported(session: Session) -> bool:
+    """Whether a stream has to be asked what it used, because that is charged and its caller has not asked."""
+    own = {**session.caller_params, **(session.caller_params.get("extra_body") or {})}
+    unasked = not (own.get("stream_options") or {}).get("include_usage")
+    charged = session.charge is not None and session.enforcing
+    return charged and unasked and session.capability.stream_usage == "include_usage"

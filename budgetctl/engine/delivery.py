@@ -12,6 +12,9 @@ from budgetctl.engine.ledger import Ledger
 if TYPE_CHECKING:
     from budgetctl.session import Session
 
+_OURS: Any = object()
+"""In place of a chunk of the SDK's, which may be None: there is none."""
+
 
 class Delivery:
     """Shows chunks to the caller, or puts them together for one who wants the response whole.
@@ -29,10 +32,10 @@ class Delivery:
         self._stream = stream
         self._is_shut = False
 
-    def show(self, body: Mapping[str, Any], chunk: Any = None) -> Machine:
+    def show(self, body: Mapping[str, Any], chunk: Any = _OURS) -> Machine:
         """Show one chunk; ``chunk`` is the SDK's own object where it is as it came."""
         if self._stream:
-            yield Emit(self._codec.chunk(body) if chunk is None else chunk)
+            yield Emit(self._codec.chunk(body) if chunk is _OURS else chunk)
         else:
             self.assembled.add(body)
 

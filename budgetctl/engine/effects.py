@@ -2,9 +2,10 @@
 
     effect                  the shell answers with
     Send(path, params)      a handle to the response stream, or the whole response when stream is False
-    Receive(handle)         the next chunk, or None at the end of the stream; SILENT when none came in time
+    Receive(handle)         the next chunk, ENDED at the end of the stream, SILENT when none came in time
     Close(handle)           nothing; closing twice is allowed and never fails
     Emit(item)              nothing, once the consumer wants the next one
+    Wait(work)              what the function returns; asynchronous shells run it in a thread
 
 What the provider or the transport raises is thrown into the machine at the effect that caused it.
 """
@@ -48,7 +49,14 @@ class Emit:
     item: Any
 
 
-Effect = Send | Receive | Close | Emit
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Run a blocking function that asks another server than the provider's."""
+
+    work: Callable[[], Any]
+
+
+Effect = Send | Receive | Close | Emit | Wait
 Machine = Generator[Effect, Any, None]
 
 
@@ -59,6 +67,15 @@ class Silent(Enum):
 
 
 SILENT = Silent.SILENT
+
+
+class Ended(Enum):
+    """What a machine is told at the end of a stream, whose chunks may be anything, None too."""
+
+    ENDED = "ended"
+
+
+ENDED = Ended.ENDED
 
 
 class CallerClosed(BaseException):
@@ -82,7 +99,7 @@ def read(
         patience: Seconds that the next chunk may take; None is as long as the client waits.
     """
     try:
-        while (chunk := (yield Receive(handle, patience()))) is not None:
+        while (chunk := (yield Receive(handle, patience()))) is not ENDED:
             if (yield from take(chunk)) or chunk is SILENT:
                 break
     except GeneratorExit:  # the shell is gone and takes its streams with it

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from budgetctl.channels import ChatChannels
 from budgetctl.engine.transcript import Counter, Transcript
+from budgetctl.speed import Request
 from budgetctl.types import Timing, Usage
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Ledger:
         self._continued: Transcript | None = None
         self.first = self.current = self._listen()
         self._transcripts = [self.first]
+        self._crowds = [session.flight.concurrency]
 
     @property
     def answered(self) -> bool:
@@ -43,6 +45,7 @@ class Ledger:
         """
         self.current = self._listen(raw=raw, untagged=untagged)
         self._transcripts.append(self.current)
+        self._crowds.append(self._session.flight.concurrency)
         if raw and self._continued is None:
             self._continued = self.current
         return self.current
@@ -94,6 +97,16 @@ class Ledger:
         """Return the prompt tokens of all responses but the first; None where one was not reported."""
         counts = [usage.prompt_tokens for usage in self.usages()[1:]]
         return None if None in counts else sum(count or 0 for count in counts)
+
+    def requests(self) -> list[Request]:
+        """Return how fast each response came, as far as it was heard token by token."""
+        found = []
+        for transcript, crowd in zip(self._transcripts, self._crowds, strict=True):
+            usage, ttft_s, took_s = transcript.usage(visible=True), transcript.ttft_s, transcript.took_s
+            tokens = (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
+            if ttft_s is not None and took_s is not None:
+                found.append(Request(ttft_s=ttft_s, tokens=tokens, seconds=took_s, concurrency=crowd))
+        return found
 
     def timing(self) -> Timing:
         """Return the times at which the tokens of the responses came."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from budgetctl.adapters.base import DEADLINE, LIVE_END, OURS
 from budgetctl.engine.effects import Effect, Send
@@ -22,6 +22,13 @@ LIVE_TOKENS = 96
 LIVE_S = 1.0
 """Thinking may still come for so many tokens, or seconds, after the server has said that it ends it: what is
 under way, and the server's own words before the closing tag."""
+
+
+class Seen(TypedDict):
+    """What a stream tells of its own speed, in seconds."""
+
+    s_per_token: float | None
+    ttft_s: float | None
 
 
 class Stopper:
@@ -147,8 +154,17 @@ class Stopper:
         left = (budget.deadline_s or 0.0) - self._transcript.elapsed_s
         if self.ended_live:
             return max(left, LIVE_S)
-        reserve = budget.answer_tokens or self._session.capability.answer_tokens or ANSWER_TOKENS
-        return max(left - reserve * (self._transcript.pace or 0.0), 0.0)
+        tail_s = self._session.flight.tail_s(self._answer_tokens, **self._seen)
+        return max(left - tail_s, 0.0)
+
+    @property
+    def _answer_tokens(self) -> int:
+        own = self._session.budget.answer_tokens
+        return own or self._session.capability.answer_tokens or ANSWER_TOKENS
+
+    @property
+    def _seen(self) -> Seen:
+        return {"s_per_token": self._transcript.pace, "ttft_s": self._transcript.ttft_s}
 
     def ignored_cap(self) -> Evidence | None:
         """The watchdog: thinking beyond 1.1 * cap + 32 although a hard cap of the engine was sent."""
@@ -211,6 +227,7 @@ class Stopper:
     def _found(self, evidence: Evidence) -> None:
         self._session.controller.callbacks.emit("on_stop", evidence)
         if self.can_act:
+            self._session.flight.cut(self._transcript.elapsed_s, self._answer_tokens, **self._seen)
             self.evidence, self._due = evidence, True
         else:
             self._give_up(evidence)

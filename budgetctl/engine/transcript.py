@@ -60,6 +60,7 @@ class Transcript:
             count such an answer as thinking (vLLM 0.32), so only the total of the reported usage is believed.
 
     Attributes:
+        began: Seconds from the start of the call at which this response was asked for.
         called: A tool was called.
         finish: The finish reason.
         reported: Usage as the provider reported it.
@@ -86,6 +87,8 @@ class Transcript:
         self._first: float | None = None
         self._first_answer: float | None = None
         self._last: float | None = None
+        self._heard_at: float | None = None
+        self.began = clock() - started
         self._answer_tokens = 0
         self._tool_tokens = 0
         # Lists: a thought may have a hundred thousand deltas, and adding to a string copies it.
@@ -172,6 +175,7 @@ class Transcript:
             reasoning=self._recent,
             elapsed_s=self.elapsed_s,
             s_per_token=self.pace,
+            ttft_s=self.ttft_s,
             at_boundary=self._at_boundary,
         )
 
@@ -229,6 +233,8 @@ class Transcript:
 
     def _take(self, event: Event) -> None:
         now = self.elapsed_s
+        if event.text or event.kind == "tool":
+            self._heard_at = now
         if self._first is None and (event.text or event.kind == "tool"):
             self._first = now
         if event.kind == "reasoning" and event.text:
@@ -274,6 +280,16 @@ class Transcript:
     def elapsed_s(self) -> float:
         """Seconds since the call was sent."""
         return self._clock() - self._started
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from its sending to its first token."""
+        return None if self._first is None else self._first - self.began
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds from its sending to its last token so far."""
+        return None if self._heard_at is None else self._heard_at - self.began
 
     @property
     def pace(self) -> float | None:

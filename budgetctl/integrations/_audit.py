@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from budgetctl.audit import ASSUMED_TOKENS, Audits, Reservation
-from budgetctl.engine import ChatCall, Send
+from budgetctl.engine import ChatCall, Send, SpendingCall
 from budgetctl.engine.opening import status
-from budgetctl.errors import brief
+from budgetctl.engine.spending import spending
+from budgetctl.errors import LedgerUnavailable, LimitExceeded, brief
 from budgetctl.integrations._shell import AsyncShell, SyncShell
 from budgetctl.monitor import Spent
 from budgetctl.outcomes import Outcome, UsageRow
@@ -36,7 +37,7 @@ class Audit:
 
     audits: Audits
     session: Session
-    call: ChatCall
+    call: ChatCall | SpendingCall
     again: Callable[[Session], ChatCall]
 
     def later(self, post: Callable[[Send], Any]) -> None:
@@ -89,18 +90,21 @@ class Audit:
         else:
             await asyncio.to_thread(self._end, call, reserved)
 
-    def _begin(self) -> tuple[ChatCall, Reservation] | None:
+    def _begin(self) -> tuple[ChatCall | SpendingCall, Reservation] | None:
         """Return the call to make; None where none is needed, or today's limit is reached."""
         delivered = self._outcome
         if not delivered.controls:
             self.audits.same(of=delivered.id)
             return None
         reserved = self.audits.reserve(price=self._price, prompt=self._prompt, output=self._most_output)
-        return None if reserved is None else (self.again(self.session.again(self.audits)), reserved)
+        if reserved is None:
+            return None
+        session = self.session.controller.again(self.session, self.audits)
+        return spending(session, lambda: self.again(session)), reserved
 
     @property
     def _price(self) -> Price | None:
-        return self.session.controller.prices.lookup(self.session.query.model)
+        return self.session.price
 
     @property
     def _prompt(self) -> float:
@@ -116,7 +120,7 @@ class Audit:
             return own
         return ASSUMED_TOKENS if natural is None else natural + (answer or ANSWER_RESERVE)
 
-    def _end(self, call: ChatCall, reserved: Reservation) -> None:
+    def _end(self, call: ChatCall | SpendingCall, reserved: Reservation) -> None:
         if call.outcome is not None:
             reserved.settle(self._spent(call.outcome.usage))
         self.audits.compare(self.call.answer, call.answer, of=self._outcome.id)
@@ -131,7 +135,8 @@ class Audit:
 
     def _failed(self, reserved: Reservation, error: Exception) -> None:
         logger.warning("an audit failed: %s", brief(error))
-        if status(error) is not None:  # refused, before anything was generated
+        if status(error) is not None or isinstance(error, LimitExceeded | LedgerUnavailable):
+            # refused, before anything was generated
             reserved.settle(Spent(usd=0.0, tokens=0))
 
     @property

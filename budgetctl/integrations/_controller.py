@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 from budgetctl.controller import Controller
@@ -19,6 +21,8 @@ def controller_of(
     route: str | None = None,
     caller_values: CallerValues | None = None,
     sink: str | os.PathLike[str] | Sink | None = None,
+    tenant: str | None = None,
+    key: str | None = None,
     **settings: Any,
 ) -> Controller:
     """Return ``controller`` under ``policy`` and ``route``, or a new one from the other arguments.
@@ -28,6 +32,8 @@ def controller_of(
         route: Name of the traffic. A controller from a configuration has policy and limits for it.
         caller_values: As for :class:`~budgetctl.Controller`.
         sink: Where outcomes go: a path of a JSONL file, or a sink.
+        tenant: Whom the calls are for, in the eyes of spending limits.
+        key: Who pays for them, likewise.
         settings: Passed to :class:`~budgetctl.Controller`.
 
     Raises:
@@ -44,6 +50,8 @@ def controller_of(
             "auto" if policy is None else policy,
             caller_values="pin" if caller_values is None else caller_values,
             route=route,
+            tenant=tenant,
+            key=key,
             **settings,
         )
     if not isinstance(controller, Controller):
@@ -54,4 +62,11 @@ def controller_of(
     if said:
         raise ConfigError(f"say it to the controller that you pass: {', '.join(said)}")
     controller = controller if route is None else controller.with_route(route)
+    if tenant is not None or key is not None:
+        controller = controller.for_payer(tenant=tenant, key=key)
     return controller if policy is None else controller.with_policy(policy)
+
+
+async def apart(work: Callable[[], Any]) -> Any:
+    """Run what blocks in a thread, to its end also where the task is cancelled."""
+    return await asyncio.shield(asyncio.to_thread(work))

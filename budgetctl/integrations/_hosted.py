@@ -13,9 +13,10 @@ from typing import Any
 from budgetctl.adapters import Rendered
 from budgetctl.capabilities import Capability, EndpointKind
 from budgetctl.controller import Controller, Render
-from budgetctl.engine import PassingCall, Transcript
+from budgetctl.engine import PassingCall, SpendingCall, Transcript
+from budgetctl.engine.spending import spending
 from budgetctl.engine.transcript import Channels
-from budgetctl.errors import BudgetctlError, ConfigError
+from budgetctl.errors import ConfigError
 from budgetctl.policy import Policy
 from budgetctl.types import Budget, CallerValues, Query
 
@@ -56,7 +57,7 @@ class Hosted:
         path: str = "",
         stream: bool = False,
         raw_stream: bool = False,
-    ) -> tuple[dict[str, Any], PassingCall | None]:
+    ) -> tuple[dict[str, Any], PassingCall | SpendingCall | None]:
         """Decide for one request.
 
         Args:
@@ -90,22 +91,22 @@ class Hosted:
                 render=self._renderer(place),
                 policy=None if alias is None else alias.policy,
             )
-            transcript = Transcript(self.channels(), clock=session.clock, started=session.started)
-            return params, PassingCall(
-                session,
-                path=path,
-                transcript=transcript,
-                dump=dump,
-                stream=stream,
-                raw_stream=raw_stream,
-                on_broken=lambda names: self._mark(place, names),
-            )
-        except BudgetctlError:
-            if self.controller.strict:
-                raise
-            logger.warning("the call goes through unchanged", exc_info=True)
-        except Exception:
-            logger.warning("the call goes through unchanged", exc_info=True)
+
+            def machine() -> PassingCall:
+                transcript = Transcript(self.channels(), clock=session.clock, started=session.started)
+                return PassingCall(
+                    session,
+                    path=path,
+                    transcript=transcript,
+                    dump=dump,
+                    stream=stream,
+                    raw_stream=raw_stream,
+                    on_broken=lambda names: self._mark(place, names),
+                )
+
+            return params, spending(session, machine)
+        except Exception as error:
+            self.controller.unbudgeted("the call", error)
         return params, None
 
     def _renderer(self, place: tuple[str, str]) -> Render:

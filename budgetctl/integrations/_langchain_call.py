@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,8 @@ from budgetctl.capabilities import Capability
 from budgetctl.controller import Controller
 from budgetctl.conversation import conversation_of, given_id
 from budgetctl.engine.opening import REFUSED, status
-from budgetctl.errors import BudgetctlError, brief
+from budgetctl.errors import brief
+from budgetctl.integrations._controller import apart
 from budgetctl.integrations._langchain_read import Listener, as_query, note
 from budgetctl.integrations._langchain_turn import current_turn
 from budgetctl.names import Alias
@@ -66,9 +68,7 @@ class Setup:
         try:
             return Call(self, model, messages, stop=stop, kwargs=kwargs)
         except Exception as error:
-            if self.controller.strict and isinstance(error, BudgetctlError):
-                raise
-            logger.warning("a chat model's call goes through unchanged: %s", brief(error))
+            self.controller.unbudgeted("a chat model's call", error)
             return Untouched(kwargs)
 
     def decide(self, query: Query, *, alias: Alias | None, params: Mapping[str, Any]) -> OuterCall:
@@ -77,7 +77,7 @@ class Setup:
         endpoint = self.at(alias)
         capability = controller.capabilities.lookup(query.model, endpoint)
         place = self.place or endpoint
-        facts, price = capability.facts(), controller.prices.lookup(query.model)
+        facts, price = capability.facts(), controller.prices.lookup(query.model, place=place)
         pace = controller.speeds.pace(place, query.model or "")
         outer = outer_call.get()
         if outer is None or outer.claimed:
@@ -133,6 +133,18 @@ class Untouched:
     @contextmanager
     def sending(self) -> Iterator[None]:
         yield
+
+    def reserve(self) -> None:
+        pass
+
+    async def areserve(self) -> None:
+        pass
+
+    async def asettle(self, error: BaseException | None = None) -> None:
+        pass
+
+    def settle(self, error: BaseException | None = None) -> None:
+        pass
 
     def again(self, error: Exception) -> dict[str, Any]:
         raise error
@@ -201,10 +213,47 @@ class Call:
                 base_url=self._setup.place,
                 render=self._setup.render,
             )
+        self._write(session)
+        return session
+
+    def _write(self, session: Session) -> None:
         before, after = session.caller_params, session.params
         # By identity: what is unchanged is the caller's own object, and arrays cannot be compared.
-        self.kwargs |= {k: v for k, v in after.items() if k not in before or before[k] is not v}
-        return session
+        changed = {k: v for k, v in after.items() if k not in before or before[k] is not v}
+        self.kwargs = self._own | changed
+
+    def reserve(self) -> None:
+        """Reserve what the call may cost; our client does that itself."""
+        if self._session is not None and self._session.reserve():
+            self._write(self._session)
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """Charge what it has."""
+        if self._session is not None:
+            self._session.settle(error)
+
+    async def areserve(self) -> None:
+        """Do as :meth:`reserve` does, without blocking the loop."""
+        if not self._waits:
+            self.reserve()
+            return
+        try:
+            await apart(self.reserve)
+        except asyncio.CancelledError:
+            await apart(self._session.release)  # type: ignore[union-attr]  # it waits, so there is one
+            raise
+
+    async def asettle(self, error: BaseException | None = None) -> None:
+        """Do as :meth:`settle` does, without blocking the loop."""
+        if self._waits:
+            await apart(lambda: self.settle(error))
+        else:
+            self.settle(error)
+
+    @property
+    def _waits(self) -> bool:
+        charge = None if self._session is None else self._session.charge
+        return charge is not None and charge.waits
 
     @contextmanager
     def _visible(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ class BudgetedCalls:
     ) -> ChatResult:
         plain = super()._generate  # type: ignore[misc]  # the model's own class comes next in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
+        call.reserve()
         try:
             with call.sending():
                 try:
@@ -29,14 +30,18 @@ class BudgetedCalls:
                     result = plain(messages, stop=stop, run_manager=run_manager, **call.again(error))
         except BaseException as error:
             call.failed(error)
+            call.settle(error)
             raise
-        return call.whole(result)
+        whole = call.whole(result)
+        call.settle()
+        return whole
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         plain = super()._agenerate  # type: ignore[misc]  # the model's own class comes next in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
+        await call.areserve()
         try:
             with call.sending():
                 try:
@@ -45,8 +50,11 @@ class BudgetedCalls:
                     result = await plain(messages, stop=stop, run_manager=run_manager, **call.again(error))
         except BaseException as error:
             call.failed(error)
+            await call.asettle(error)
             raise
-        return call.whole(result)
+        whole = call.whole(result)
+        await call.asettle()
+        return whole
 
 
 class BudgetedStreams:
@@ -59,6 +67,7 @@ class BudgetedStreams:
     ) -> Iterator[ChatGenerationChunk]:
         plain = super()._stream  # type: ignore[misc]  # the model's own class comes later in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
+        call.reserve()
         chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
         try:
             with call.sending():
@@ -76,8 +85,10 @@ class BudgetedStreams:
             if isinstance(chunks, Generator):
                 chunks.close()
             call.failed(error)
+            call.settle(error)
             raise
         last = call.ended()
+        call.settle()
         if last is not None:
             yield last
 
@@ -92,6 +103,7 @@ class BudgetedAsyncStreams:
     ) -> AsyncIterator[ChatGenerationChunk]:
         plain = super()._astream  # type: ignore[misc]  # the model's own class comes later in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
+        await call.areserve()
         chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
         try:
             with call.sending():
@@ -109,7 +121,9 @@ class BudgetedAsyncStreams:
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
             call.failed(error)
+            await call.asettle(error)
             raise
         last = call.ended()
+        await call.asettle()
         if last is not None:
             yield last

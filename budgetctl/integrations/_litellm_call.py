@@ -10,7 +10,7 @@ from budgetctl.callbacks import logger
 from budgetctl.capabilities import ENDPOINTS, EndpointKind
 from budgetctl.channels import ChatChannels
 from budgetctl.controller import Controller
-from budgetctl.engine import PassingCall
+from budgetctl.engine import PassingCall, SpendingCall
 from budgetctl.errors import ConfigError, brief
 from budgetctl.integrations._hosted import Hosted
 from budgetctl.integrations._litellm_form import render_for, target
@@ -39,7 +39,7 @@ class Calls:
 
     def begin(
         self, params: Mapping[str, Any], *, stream: bool, endpoint: str | None = None
-    ) -> PassingCall | None:
+    ) -> PassingCall | SpendingCall | None:
         """Decide for one call; None where LiteLLM does not know the provider, or a fault of ours forbids it.
 
         Args:

@@ -16,7 +16,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from budgetctl.callbacks import logger
 from budgetctl.controller import Controller
-from budgetctl.engine import CallerClosed, Close, Effect, Emit, PassingCall, Send
+from budgetctl.engine import ENDED, CallerClosed, Close, Effect, Emit, PassingCall, Send, SpendingCall, Wait
 from budgetctl.errors import BudgetctlError, brief
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._litellm_call import Calls
@@ -207,13 +207,16 @@ class _Running:
         refused: The deployment refused ours; the caller's own parameters are what goes next.
     """
 
-    def __init__(self, call: PassingCall) -> None:
+    def __init__(self, call: PassingCall | SpendingCall) -> None:
         self.refused = False
         self._call = call
         self._machine = call.run()
         self._effect: Effect | None = None
         self._opened = False
+        self._limited: BudgetctlError | None = None
         self._go(lambda: next(self._machine))
+        if self._limited is not None:
+            raise self._limited
         assert isinstance(self._effect, Send)
         self.params: dict[str, Any] = dict(self._effect.params)
 
@@ -232,14 +235,15 @@ class _Running:
 
     def replayed(self, response: Any, timing: Timing) -> None:
         """Take a whole stream in after the event. Its usage may be LiteLLM's own count, so it is left out."""
-        self._call.timing = timing
+        passing: Any = getattr(self._call, "inner", self._call)
+        passing.timing = timing
         body = response.model_dump()
         self.hear({"choices": body["choices"]})
         self.ended()
 
     def ended(self) -> None:
         """The last chunk was heard."""
-        self._go(lambda: self._machine.send(None))
+        self._go(lambda: self._machine.send(ENDED))
 
     def left(self) -> None:
         """The caller wants no more."""
@@ -254,10 +258,19 @@ class _Running:
         """Let the machine go on until it waits again; it has nothing to say about what it emits."""
         try:
             effect = step()
-            while isinstance(effect, Emit | Close):
-                effect = next(self._machine)
+            while isinstance(effect, Emit | Close | Wait):
+                effect = self._waited(effect) if isinstance(effect, Wait) else next(self._machine)
             self._effect = effect
         except (StopIteration, CallerClosed):
             self._effect = None
+        except BudgetctlError as error:  # a limit's, before anything is sent
+            self._effect, self._limited = None, error
         except Exception:  # the provider's, which LiteLLM raises itself
             self._effect = None
+
+    def _waited(self, effect: Wait) -> Effect:
+        try:
+            value = effect.work()
+        except Exception as error:
+            return self._machine.throw(error)
+        return self._machine.send(value)

@@ -239,18 +239,22 @@ class RowBudgets:
             raise ConfigError(f"one budget per row, seen {len(self.rows)} for {ids.shape[0]} rows (no beams)")
         for row, prompt in zip(self.rows, ids.tolist(), strict=True):
             opened, closed = (_last(prompt, tag) for tag in (self.tables.open_id, self.tables.close_id))
-            row.thinking = opened > closed
-            row.spent = len(prompt) - 1 - opened if row.thinking else 0
+            for token in prompt[opened:] if opened > closed else ():
+                self._take(row, token)
             row.decide()
 
     def _step(self, ids: Tensor) -> None:
-        marks, open_id, closing = self.tables.marks, self.tables.open_id, len(self._close)
         for row, token in zip(self.rows, ids[:, -1].tolist(), strict=True):
-            # A model may have more tokens than its tokenizer has texts.
-            row.take(token, marks[token] if token < len(marks) else 0, open_id=open_id, closing=closing)
+            self._take(row, token)
         self._check(ids)
         for row in self.rows:
             row.decide()
+
+    def _take(self, row: Row, token: int) -> None:
+        marks = self.tables.marks
+        # A model may have more tokens than its tokenizer has texts.
+        mark = marks[token] if token < len(marks) else 0
+        row.take(token, mark, open_id=self.tables.open_id, closing=len(self._close))
 
     def _check(self, ids: Tensor) -> None:
         steps = len(self.stamps)

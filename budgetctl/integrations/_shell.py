@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, cast
 
 import anyio
 
-from budgetctl.engine import SILENT, CallerClosed, Close, Effect, Emit, Machine, Receive, Send
+from budgetctl.engine import ENDED, SILENT, CallerClosed, Close, Effect, Emit, Machine, Receive, Send, Wait
 from budgetctl.integrations._alarm import Alarm
 from budgetctl.outcomes import Outcome, attach
 
@@ -22,7 +22,10 @@ from budgetctl.outcomes import Outcome, attach
 class Call(Protocol):
     """A machine and the outcome that it leaves."""
 
-    outcome: Outcome | None
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the call."""
+        ...
 
     def run(self) -> Machine:
         """Return the machine."""
@@ -100,7 +103,7 @@ class SyncShell(_Shell):
     def start(self) -> SyncShell:
         """Send the request, so that errors surface where the call was made."""
         self._effect = self._step()
-        while isinstance(self._effect, Send | Close):
+        while isinstance(self._effect, Send | Close | Wait):
             self._effect = self._perform(self._effect)
         return self
 
@@ -143,16 +146,18 @@ class SyncShell(_Shell):
             elif isinstance(effect, Close):
                 with contextlib.suppress(Exception):
                     effect.handle.close()
+            elif isinstance(effect, Wait):
+                value = effect.work()
         except BaseException as error:
             return self._step(error=error)
         return self._step(value)
 
     def _receive(self, effect: Receive) -> Any:
         if effect.within is None:
-            return next(effect.handle, None)
+            return next(effect.handle, ENDED)
         self._alarm.set(effect.handle, seconds=effect.within)
         try:
-            value = next(effect.handle, None)
+            value = next(effect.handle, ENDED)
         except Exception:
             if self._alarm.rest():
                 return SILENT
@@ -177,7 +182,7 @@ class AsyncShell(_Shell):
     async def start(self) -> AsyncShell:
         """Send the request, so that errors surface where the call was made."""
         self._effect = self._step()
-        while isinstance(self._effect, Send | Close):
+        while isinstance(self._effect, Send | Close | Wait):
             self._effect = await self._perform(self._effect)
         return self
 
@@ -221,15 +226,18 @@ class AsyncShell(_Shell):
             elif isinstance(effect, Close):
                 with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await effect.handle.close()
+            elif isinstance(effect, Wait):
+                with anyio.CancelScope(shield=True):
+                    value = await anyio.to_thread.run_sync(effect.work)
         except BaseException as error:
             return self._step(error=error)
         return self._step(value)
 
     async def _receive(self, effect: Receive) -> Any:
         if effect.within is None:
-            return await anext(effect.handle, None)
+            return await anext(effect.handle, ENDED)
         with anyio.move_on_after(effect.within):
-            return await anext(effect.handle, None)
+            return await anext(effect.handle, ENDED)
         return SILENT
 
 

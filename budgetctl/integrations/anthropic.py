@@ -20,7 +20,7 @@ from anthropic._base_client import AsyncAPIClient, SyncAPIClient
 from budgetctl.adapters import anthropic as adapter
 from budgetctl.channels_anthropic import AnthropicChannels
 from budgetctl.controller import Controller
-from budgetctl.engine import PassingCall, Send
+from budgetctl.engine import PassingCall, Send, SpendingCall
 from budgetctl.errors import ConfigError
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._hosted import RAW_HEADER, Hosted, only_endpoint
@@ -138,7 +138,7 @@ class _Wire:
 
     def __init__(self, client: Any, options: Any, *, stream: bool) -> None:
         self.raw = isinstance(options.headers, Mapping) and RAW_HEADER in options.headers
-        self.call: PassingCall | None
+        self.call: PassingCall | SpendingCall | None
         self._options = options
         self._sent = False
         self.params, self.call = client._budgetctl.begin(

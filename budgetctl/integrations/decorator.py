@@ -11,11 +11,18 @@ watch the stream. Works on functions, coroutine functions, generators and async 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from budgetctl.adapters import anthropic, google, openai_chat
@@ -24,8 +31,8 @@ from budgetctl.callbacks import logger
 from budgetctl.capabilities import ENDPOINTS
 from budgetctl.controller import Controller, Render
 from budgetctl.conversation import given_id
-from budgetctl.errors import BudgetctlError, ConfigError, brief
-from budgetctl.integrations._controller import controller_of
+from budgetctl.errors import ConfigError, brief
+from budgetctl.integrations._controller import apart, controller_of
 from budgetctl.integrations._decorator_read import Listener, unread
 from budgetctl.names import Alias
 from budgetctl.outcomes import attach
@@ -88,7 +95,7 @@ class _Plan:
         wrapper: Any = functools.wraps(self.function)(_FLAVOURS[_flavour(self.function)](self))
         wrapper.controller = self.controller
         wrapper.with_policy = self._with_policy
-        return wrapper
+        return _Method(wrapper) if next(iter(self._signature.parameters), None) == "self" else wrapper
 
     def _with_policy(self, policy: str | Policy) -> Any:
         other = copy.copy(self)
@@ -109,9 +116,7 @@ class _Plan:
         try:
             return _Call(self, bound, args, kwargs, alias=alias)
         except Exception as error:
-            if self.controller.strict and isinstance(error, BudgetctlError):
-                raise
-            logger.warning("%s goes through unchanged: %s", _name(self.function), brief(error))
+            self.controller.unbudgeted(_name(self.function), error)
             return _Unbudgeted(args, kwargs)
 
     def session(self, bound: inspect.BoundArguments, *, alias: Alias | None) -> Session:
@@ -186,6 +191,12 @@ class _Unbudgeted:
     def around(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def paid(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def apaid(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
     def returned(self, result: Any) -> None:
         pass
 
@@ -203,6 +214,15 @@ class _Call:
         self, plan: _Plan, bound: inspect.BoundArguments, args: Any, kwargs: Any, *, alias: Alias | None
     ) -> None:
         self.session = plan.session(bound, alias=alias)
+        self._plan = plan
+        self._alias = alias
+        self._own = (args, kwargs)
+        self._heard = Listener(clock=self.session.clock, started=self.session.started)
+        self._inject()
+
+    def _inject(self) -> None:
+        """Work out what the function is called with."""
+        plan, (args, kwargs) = self._plan, self._own
         before, after = self.session.caller_params, self.session.params
         # By identity: what is unchanged is the caller's own object, and arrays cannot be compared.
         changed = {k: v for k, v in after.items() if k not in before or before[k] is not v}
@@ -212,15 +232,60 @@ class _Call:
         self.outer = OuterCall(
             controller=plan.controller,
             decision=self.session.decision,
-            policy=None if alias is None else alias.policy,
+            policy=None if self._alias is None else self._alias.policy,
             injected=injected,
             replaced=replaced,
-            alias=alias,
+            alias=self._alias,
             conversation=self.session.conversation,
+            ledger=None if self.session.charge is None else plan.controller.ledger,
         )
         self.args, self.kwargs = plan.inject(args, without_auto(kwargs), injected)
         self._given = {**kwargs, **injected}
-        self._heard = Listener(clock=self.session.clock, started=self.session.started)
+
+    @contextmanager
+    def paid(self) -> Iterator[None]:
+        """Reserve what the call may cost, and settle what it has."""
+        if self.session.charge is None:
+            yield
+            return
+        if self.session.reserve():
+            self._inject()
+        try:
+            yield
+        except BaseException as error:
+            self._settle(error)
+            raise
+        self._settle()
+
+    @asynccontextmanager
+    async def apaid(self) -> AsyncIterator[None]:
+        """The same, without blocking the loop."""
+        charge = self.session.charge
+        if charge is None or not charge.waits:
+            with self.paid():
+                yield
+            return
+        try:
+            changed = await apart(self.session.reserve)
+        except asyncio.CancelledError:
+            await apart(self.session.release)
+            raise
+        if changed:
+            self._inject()
+        try:
+            yield
+        except BaseException as error:
+            failed = error
+            await apart(lambda: self._settle(failed))
+            raise
+        await apart(self._settle)
+
+    def _settle(self, error: BaseException | None = None) -> None:
+        inside, charge = self.outer.outcome, self.session.charge
+        if inside is not None and charge is not None:
+            charge.settle(inside.usage.usage(), inside.cost_usd)
+        else:
+            self.session.settle(error)
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -284,9 +349,10 @@ class _Call:
 def _plain(plan: _Plan) -> Callable[..., Any]:
     def budgeted_call(*args: Any, **kwargs: Any) -> Any:
         call = plan.begin(args, kwargs)
-        with call.around():
-            result = plan.function(*call.args, **call.kwargs)
-        call.returned(result)
+        with call.paid():
+            with call.around():
+                result = plan.function(*call.args, **call.kwargs)
+            call.returned(result)
         return result
 
     return budgeted_call
@@ -295,9 +361,10 @@ def _plain(plan: _Plan) -> Callable[..., Any]:
 def _coroutine(plan: _Plan) -> Callable[..., Any]:
     async def budgeted_call(*args: Any, **kwargs: Any) -> Any:
         call = plan.begin(args, kwargs)
-        with call.around():
-            result = await plan.function(*call.args, **call.kwargs)
-        call.returned(result)
+        async with call.apaid():
+            with call.around():
+                result = await plan.function(*call.args, **call.kwargs)
+            call.returned(result)
         return result
 
     return budgeted_call
@@ -306,21 +373,22 @@ def _coroutine(plan: _Plan) -> Callable[..., Any]:
 def _generator(plan: _Plan) -> Callable[..., Any]:
     def budgeted_call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         call = plan.begin(args, kwargs)
-        items = plan.function(*call.args, **call.kwargs)
-        by_caller, sent = True, None
-        try:
-            while True:
-                try:
-                    with call.around():
-                        item = items.send(sent)
-                except StopIteration as end:
-                    by_caller = False
-                    return end.value
-                call.item(item)
-                sent = yield item
-        finally:
-            items.close()
-            call.ended(by_caller=by_caller)
+        with call.paid():
+            items = plan.function(*call.args, **call.kwargs)
+            by_caller, sent = True, None
+            try:
+                while True:
+                    try:
+                        with call.around():
+                            item = items.send(sent)
+                    except StopIteration as end:
+                        by_caller = False
+                        return end.value
+                    call.item(item)
+                    sent = yield item
+            finally:
+                items.close()
+                call.ended(by_caller=by_caller)
 
     return budgeted_call
 
@@ -328,21 +396,22 @@ def _generator(plan: _Plan) -> Callable[..., Any]:
 def _async_generator(plan: _Plan) -> Callable[..., Any]:
     async def budgeted_call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         call = plan.begin(args, kwargs)
-        items = plan.function(*call.args, **call.kwargs)
-        by_caller, sent = True, None
-        try:
-            while True:
-                try:
-                    with call.around():
-                        item = await items.asend(sent)
-                except StopAsyncIteration:
-                    by_caller = False
-                    return
-                call.item(item)
-                sent = yield item
-        finally:
-            await items.aclose()
-            call.ended(by_caller=by_caller)
+        async with call.apaid():
+            items = plan.function(*call.args, **call.kwargs)
+            by_caller, sent = True, None
+            try:
+                while True:
+                    try:
+                        with call.around():
+                            item = await items.asend(sent)
+                    except StopAsyncIteration:
+                        by_caller = False
+                        return
+                    call.item(item)
+                    sent = yield item
+            finally:
+                await items.aclose()
+                call.ended(by_caller=by_caller)
 
     return budgeted_call
 
@@ -353,6 +422,26 @@ _FLAVOURS: dict[str, Callable[[_Plan], Callable[..., Any]]] = {
     "generator": _generator,
     "async generator": _async_generator,
 }
+
+
+class _Method(staticmethod):  # type: ignore[type-arg]  # what pydantic and others take for a method
+    """A budgeted function that is called on an object, also by what ``with_policy`` makes of it."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        # inspect takes what has all of these for a function: decorators around it ask for its kind.
+        for name in ("__code__", "__defaults__", "__kwdefaults__", "controller", "with_policy"):
+            setattr(self, name, getattr(function, name))
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        function: Any = self.__func__
+        if instance is None:
+            return function
+        bound: Any = functools.update_wrapper(functools.partial(function, instance), function, updated=())
+        del bound.__wrapped__  # its signature has the object in it
+        bound.controller = function.controller
+        bound.with_policy = lambda policy: function.with_policy(policy).__get__(instance, owner)
+        return bound
 
 
 def _flavour(function: Callable[..., Any]) -> str:

@@ -20,7 +20,7 @@ from google import genai
 from budgetctl.adapters import google as adapter
 from budgetctl.channels_google import GoogleChannels
 from budgetctl.controller import Controller
-from budgetctl.engine import PassingCall, Send
+from budgetctl.engine import PassingCall, Send, SpendingCall
 from budgetctl.errors import ConfigError
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._google_io import (
@@ -189,7 +189,7 @@ class _Request:
     def __init__(self, models: Any, arguments: dict[str, Any], *, stream: bool) -> None:
         self.arguments = arguments
         self.chunk: Any = None
-        self.call: PassingCall | None
+        self.call: PassingCall | SpendingCall | None
         setup: Hosted = models._budgetctl
         config = arguments.get("config")
         params = {k: v for k, v in arguments.items() if k != "config"}

@@ -15,7 +15,8 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from openai import (
     AsyncAzureOpenAI,
@@ -40,7 +41,8 @@ from budgetctl.engine import ChatCall, Counter, Ending, PassingCall, Send, Trans
 from budgetctl.engine.continuation import RenderPrompt
 from budgetctl.engine.endings import CHAT, cuts
 from budgetctl.engine.passing import RESPONSES
-from budgetctl.errors import BudgetctlError, ConfigError
+from budgetctl.engine.spending import spending
+from budgetctl.errors import ConfigError
 from budgetctl.integrations._audit import Audit
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._openai_io import (
@@ -60,6 +62,9 @@ from budgetctl.policy import Policy
 from budgetctl.session import Session
 from budgetctl.stopping import Criterion, monitor
 from budgetctl.types import Budget, CallerValues, Query
+
+if TYPE_CHECKING:
+    from budgetctl.ladder.certified import Met
 
 logger = logging.getLogger("budgetctl")
 
@@ -151,6 +156,8 @@ class Setup:
         body = options.json_data
         if options.method.lower() != "post" or not isinstance(body, Mapping):
             return options, None
+        if not isinstance(options.extra_json or {}, Mapping):
+            return options, None  # the SDK says what is wrong with it
         if options.url not in (CHAT, RESPONSES):
             return options, None
         alias = self.controller.alias(_model(options))
@@ -159,12 +166,8 @@ class Setup:
             options = _renamed(options, alias.model)
         try:
             return options, _Request(self, client, options, stream=stream, alias=alias).begin()
-        except BudgetctlError:
-            if self.controller.strict:
-                raise
-            logger.warning("the call goes through unchanged", exc_info=True)
-        except Exception:
-            logger.warning("the call goes through unchanged", exc_info=True)
+        except Exception as error:
+            self.controller.unbudgeted("the call", error)
         return options, None
 
 
@@ -209,8 +212,8 @@ class _Request:
             repeatable=self.chat and not self.raw and repeatable(self.params),
         )
         if not self.chat or self.raw:
-            return Begun(self._passing(session))
-        call, audits = self._chat(session), session.audits
+            return Begun(spending(session, lambda: self._passing(session)))
+        call, audits = spending(session, lambda: self._chat(session)), session.audits
         if audits is None:
             return Begun(call)
         return Begun(call, Audit(audits=audits, session=session, call=call, again=self._chat))
@@ -280,6 +283,31 @@ class _Request:
             raw_stream=self.stream and self.raw,
             on_broken=self.mark,
         )
+
+
+def met(client: Any, params: Mapping[str, Any]) -> Met:
+    """Return a chat call of a wrapped client as it would be made, for what judges it beforehand."""
+    from budgetctl.ladder.certified import Met
+
+    setup: Setup = client._budgetctl
+    alias = setup.controller.alias(params["model"])
+    body = {**params, "model": params["model"] if alias is None else alias.model}
+    extra = body.pop("extra_body", None)
+    options = SimpleNamespace(url=CHAT, json_data=body, extra_json=extra, headers=None)
+    request = _Request(setup, client, options, stream=bool(params.get("stream")), alias=alias)
+    capability = setup.controller.capabilities.lookup(request.model, request.endpoint)
+
+    def write(budget: Budget) -> Rendered:
+        pin = setup.controller.caller_values
+        return request.render(budget, capability, request.params, caller_values=pin)
+
+    return Met(
+        model=request.model,
+        endpoint=request.endpoint,
+        params=request.params,
+        facts=capability.facts(),
+        write=write,
+    )
 
 
 class SyncBudgeted:
@@ -401,7 +429,8 @@ def _criterion(session: Session) -> Criterion | None:
             reasoning_tokens=acting.get(ABORT_CONTINUE, cap),
             deadline_s=acting.get(DEADLINE),
             answer_tokens=session.budget.answer_tokens or session.capability.answer_tokens,
-        )
+        ),
+        tail_s=session.flight.tail_s,
     )
 
 

@@ -38,7 +38,7 @@ from budgetctl.callbacks import logger
 from budgetctl.capabilities import ENDPOINTS, EndpointKind
 from budgetctl.channels import ChatChannels
 from budgetctl.controller import Controller
-from budgetctl.engine import PassingCall, Send
+from budgetctl.engine import PassingCall, Send, SpendingCall
 from budgetctl.errors import ConfigError, brief
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._hosted import Hosted
@@ -268,7 +268,7 @@ def _event_dump(event: Any) -> dict[str, Any]:
     return {"choices": [choice], "usage": usage_body(event.usage)}
 
 
-def _watched(shell: AsyncShell, call: PassingCall) -> StreamedResponse:
+def _watched(shell: AsyncShell, call: PassingCall | SpendingCall) -> StreamedResponse:
     """Return the response, whose events come through the machine from now on."""
     response: Any = shell.handle.response
     response.__class__ = _watching(cast("Hashable", type(response)))
@@ -296,7 +296,7 @@ def _watching(base: Hashable) -> Any:
     return Watched
 
 
-def _noted(metadata: dict[str, Any] | None, call: PassingCall) -> dict[str, Any] | None:
+def _noted(metadata: dict[str, Any] | None, call: PassingCall | SpendingCall) -> dict[str, Any] | None:
     """Return a response's metadata with the outcome in it, where it outlives copies and stored messages."""
     if call.outcome is None:
         return metadata

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from budgetctl.adapters.base import DEADLINE, STOP, Rendered, fit_cap
 from budgetctl.channels import CLOSE_TAG, OPEN_TAG
 from budgetctl.integrations._logits import BudgetLogitsProcessor, close_ids
+from budgetctl.integrations._logprobs import TokenLogprobs
 from budgetctl.integrations._probes import Prober, left_padded
 from budgetctl.integrations._rows import token_tables
 from budgetctl.integrations._watch import Watch
@@ -54,6 +55,9 @@ class Generation:
         probe_tokens: Tokens that were generated to see whether to stop; they are not part of the usage.
         prefilled_tokens: Tokens that were read again for it.
         fallback: What went wrong on the way and what was done instead, if anything did.
+        logprobs: Log-probability of every token of the answer, its end left out, where they were asked for.
+        thought: Tokens of the thinking as the model wrote it, up to where it ended or a close was forced,
+            without tags: what another call may go on from.
         outcome: The record, where a controller decided.
     """
 
@@ -68,6 +72,8 @@ class Generation:
     probe_tokens: int = 0
     prefilled_tokens: int = 0
     fallback: str | None = None
+    logprobs: tuple[float, ...] | None = None
+    thought: tuple[int, ...] = ()
     outcome: Outcome | None = None
 
 
@@ -85,6 +91,8 @@ def generate(
     close_tag: str = CLOSE_TAG,
     trials: Trials | None = None,
     presets: Mapping[str, Preset] | None = None,
+    logprobs: bool = False,
+    thoughts: Sequence[Sequence[int]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **generation: Any,
 ) -> list[Generation]:
@@ -110,6 +118,11 @@ def generate(
         trials: How trial answers are asked for; None suits short final answers in a box.
         presets: Other soft criteria for ``balanced`` and ``aggressive``
             (see :func:`budgetctl.stopping.soft`); None takes the controller's.
+        logprobs: Keep the log-probabilities of the answers' tokens, as the model sampled from them.
+        thoughts: One per conversation, the ``thought`` of an earlier generation of this model, which its
+            thinking goes on from; an empty one begins anew. The cap counts the whole thought, the usage what
+            is generated now: what is read again counts as prompt. In greedy decoding the answer is that of a
+            thought without the interruption. A budget of 0 does not go on.
         clock: Seconds, monotonic; a controller brings its own.
         **generation: Passed to ``model.generate`` (``do_sample``, ``temperature``, ...).
 
@@ -120,11 +133,13 @@ def generate(
     Raises:
         ConfigError: A thinking tag is not a single token of the tokenizer, or ``trials`` or ``presets`` name
             what cannot be.
-        ValueError: ``budgets`` and ``messages`` differ in length.
+        ValueError: ``budgets`` or ``thoughts`` and ``messages`` differ in length.
     """
     chats = [[{"role": "user", "content": m}] if isinstance(m, str) else [*m] for m in messages]
     if budgets is not None and len(budgets) != len(chats):
         raise ValueError(f"one budget per conversation, seen {len(budgets)} for {len(chats)}")
+    if thoughts is not None and len(thoughts) != len(chats):
+        raise ValueError(f"one thought per conversation, seen {len(thoughts)} for {len(chats)}")
     if controller is not None and presets is not None:  # a certificate binds their numbers
         controller = controller.with_presets(presets)
     runner = _Runner(
@@ -135,18 +150,21 @@ def generate(
         trials=trials or Trials(),
         presets=presets if controller is None else controller.presets,
         max_new_tokens=max_new_tokens,
+        logprobs=logprobs,
         clock=clock if controller is None else controller.clock,
         options=generation,
     )
     done: list[Generation] = []
     for start in range(0, len(chats), batch_size):
-        batch = chats[start : start + batch_size]
+        part = slice(start, start + batch_size)
+        batch = chats[part]
+        begun = [()] * len(batch) if thoughts is None else thoughts[part]
         if budgets is not None:
-            done += runner.run(batch, [b or UNTOUCHED for b in budgets[start : start + batch_size]])
+            done += runner.run(batch, [b or UNTOUCHED for b in budgets[part]], begun)
         elif controller is None:
-            done += runner.run(batch, [UNTOUCHED] * len(batch))
+            done += runner.run(batch, [UNTOUCHED] * len(batch), begun)
         else:
-            done += _run_sessions(runner, batch, controller)
+            done += _run_sessions(runner, batch, begun, controller)
     return done
 
 
@@ -156,9 +174,11 @@ class _Row:
 
     prompt: list[int]
     budget: Budget
+    begun: Sequence[int] = ()
     ids: list[int]
     stamps: list[float]
     reason: StopReason
+    logprobs: list[float] | None = None
     evidence: Evidence | None = None
     probes: ProbeLedger | None = None
     failure: str | None = None
@@ -176,15 +196,21 @@ class _Runner:
     trials: Trials
     presets: Mapping[str, Preset] | None
     max_new_tokens: int | None
+    logprobs: bool
     clock: Callable[[], float]
     options: Mapping[str, Any]
 
-    def run(self, chats: Sequence[Any], budgets: Sequence[Budget]) -> list[Generation]:
+    def run(
+        self, chats: Sequence[Any], budgets: Sequence[Budget], thoughts: Sequence[Sequence[int]]
+    ) -> list[Generation]:
         """Generate one batch."""
         started = self.clock()
         fitted = [self.fit(budget) for budget in budgets]
-        prompts = [self._prompt(chat, budget) for chat, budget in zip(chats, fitted, strict=True)]
+        begun = [() if b.off else thought for b, thought in zip(fitted, thoughts, strict=True)]
+        prompts = [self._prompt(*one) for one in zip(chats, fitted, begun, strict=True)]
         rows = self._decode(prompts, fitted, started=started)
+        for row, thought in zip(rows, begun, strict=True):
+            row.begun = thought
         empty = [row for row in rows if row.budget != UNTOUCHED and not self._generation(row, started).answer]
         if empty:
             self._recover(empty, started=started)
@@ -203,10 +229,17 @@ class _Runner:
         """Whether the chat template knows ``enable_thinking``."""
         return "enable_thinking" in self.tokenizer.get_chat_template()
 
-    def _prompt(self, chat: Sequence[Mapping[str, Any]], budget: Budget) -> list[int]:
+    def _prompt(self, chat: Sequence[Mapping[str, Any]], budget: Budget, thought: Sequence[int]) -> list[int]:
         switch = {"enable_thinking": False} if budget.off and self.can_switch_off else {}
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **switch)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        opening = [] if not thought or self._opened(ids) else [self._tag_ids[0]]
+        return [*ids, *opening, *thought]
+
+    def _opened(self, ids: Sequence[int]) -> bool:
+        """Return whether a text ends inside a thought."""
+        opened, closed = (_last(ids, tag) for tag in self._tag_ids)
+        return opened > closed
 
     def _watch(self, budgets: Sequence[Budget], *, padding: Sequence[int]) -> Watch | None:
         """Return the soft criteria of a batch; None where its budgets have none."""
@@ -254,11 +287,12 @@ class _Runner:
         width = ids.shape[1]
         watch = self._watch(budgets, padding=[width - len(prompt) for prompt in prompts])
         processor = self._processor(budgets, started=started, watch=watch)
+        noted = TokenLogprobs() if self.logprobs else None
         out = self.model.generate(
             input_ids=ids,
             attention_mask=seen,
-            logits_processor=[processor],
-            stopping_criteria=[processor.answer_limit()],
+            logits_processor=[processor] if noted is None else [processor, noted],
+            stopping_criteria=[processor.answer_limit(), *([] if noted is None else [noted.taken()])],
             max_new_tokens=self._output_limit(width, wanted=limit, budgets=budgets),
             pad_token_id=self._pad_id,
             **{**self.options, **options},
@@ -269,6 +303,9 @@ class _Runner:
             _Row(prompt=p, budget=b, ids=self._kept(ids), stamps=rows.stamps, reason=reason)
             for p, b, ids, reason in zip(prompts, budgets, tokens, rows.reasons, strict=True)
         ]
+        if noted is not None:
+            for row, values in zip(done, noted.of_rows(), strict=True):
+                row.logprobs = values[: len(row.ids)]
         if watch is not None:
             for i, row in enumerate(done):
                 row.evidence, row.probes = watch.evidence(i), watch.ledger(i)
@@ -305,6 +342,9 @@ class _Runner:
         for row, closed, answer in zip(rows, closing, more, strict=True):
             row.ids = row.ids + closed + answer.ids
             row.stamps = row.stamps + answer.stamps[:1] * len(closed) + answer.stamps
+            if row.logprobs is not None and answer.logprobs is not None:
+                kept = row.logprobs[: len(row.ids) - len(closed) - len(answer.ids)]
+                row.logprobs = kept + [0.0] * len(closed) + answer.logprobs
 
     def _generation(self, row: _Row, started: float) -> Generation:
         parts = self._parts(row)
@@ -317,7 +357,7 @@ class _Runner:
             notes.append("empty answer: continued once with the thinking closed")
         return Generation(
             text=self._text(row.ids),
-            reasoning=self._text([row.ids[i] for i in parts.reasoning]).strip(),
+            reasoning=self._text([*row.begun, *(row.ids[i] for i in parts.reasoning)]).strip(),
             answer=answer,
             usage=Usage(
                 prompt_tokens=len(row.prompt),
@@ -337,12 +377,35 @@ class _Runner:
             probe_tokens=row.probes.generated if row.probes is not None else 0,
             prefilled_tokens=row.probes.prefilled if row.probes is not None else 0,
             fallback="; ".join(notes) or None,
+            logprobs=self._answer_logprobs(row, parts),
+            thought=self._thought(row),
         )
+
+    def _answer_logprobs(self, row: _Row, parts: _Parts) -> tuple[float, ...] | None:
+        if row.logprobs is None:
+            return None
+        ends = self._eos_ids
+        return tuple(row.logprobs[i] for i in parts.answer if row.ids[i] not in ends)
+
+    def _thought(self, row: _Row) -> tuple[int, ...]:
+        """Return the first block of thinking, without what was forced to close it."""
+        open_id, close_id = self._tag_ids
+        ids = row.ids
+        if not self._opened(row.prompt):
+            if ids[0] != open_id:
+                return ()
+            ids = ids[1:]
+        end = next((i for i, token in enumerate(ids) if token == close_id), len(ids))
+        if row.recovered or row.reason is not StopReason.NATURAL:
+            close = close_ids(self.tokenizer, close_text=self.close_text, close_tag=self.tags[1])
+            before = close.index(close_id)
+            if ids[end - before : end] == close[:before]:
+                end -= before
+        return (*row.begun, *(token for token in ids[:end] if token not in self._eos_ids))
 
     def _parts(self, row: _Row) -> _Parts:
         open_id, close_id = self._tag_ids
-        thinking = _last(row.prompt, open_id) > _last(row.prompt, close_id)
-        parts = _Parts(reasoning=[], answer=[], thinking=thinking)
+        parts = _Parts(reasoning=[], answer=[], thinking=self._opened(row.prompt))
         for i, token in enumerate(row.ids):
             if token in (open_id, close_id):
                 parts.thinking = token == open_id
@@ -415,7 +478,9 @@ def _last(ids: Sequence[int], wanted: int) -> int:
     return max((i for i, token in enumerate(ids) if token == wanted), default=-1)
 
 
-def _run_sessions(runner: _Runner, chats: Sequence[Any], controller: Controller) -> list[Generation]:
+def _run_sessions(
+    runner: _Runner, chats: Sequence[Any], thoughts: Sequence[Sequence[int]], controller: Controller
+) -> list[Generation]:
     """Generate one batch on the controller's decisions and record every row."""
     name = str(getattr(runner.model.config, "name_or_path", "") or "") or None
     params = sampling_of(runner.model, runner.options)
@@ -433,12 +498,18 @@ def _run_sessions(runner: _Runner, chats: Sequence[Any], controller: Controller)
     if runner.close_text is None:
         runner = replace(runner, close_text=sessions[0].capability.close_text)
     try:
-        done = runner.run(chats, [session.budget for session in sessions])
+        for session in sessions:
+            session.reserve()
+        done = runner.run(chats, [session.budget for session in sessions], thoughts)
     except BaseException as error:
         for session in sessions:
             _finish_failed(session, error)
+            session.settle(error)
         raise
-    return [_finish(session, one) for session, one in zip(sessions, done, strict=True)]
+    generations = [_finish(session, one) for session, one in zip(sessions, done, strict=True)]
+    for session in sessions:
+        session.settle()
+    return generations
 
 
 def _finish(session: Session, done: Generation) -> Generation:
@@ -448,6 +519,7 @@ def _finish(session: Session, done: Generation) -> Generation:
         stop=done.stop,
         criterion=done.criterion,
         probe_tokens=done.probe_tokens,
+        probe_prefill=done.prefilled_tokens,
         answered=bool(done.answer),
         fallback=done.fallback,
     )

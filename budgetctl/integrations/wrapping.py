@@ -56,7 +56,8 @@ def wrap(
         render_prompt: OpenAI clients only. Renders a list of messages, with the generation prompt, for models
             whose prompt format the capability table does not know; a thought that is cut can then be
             continued.
-        settings: Passed to :class:`~budgetctl.Controller`.
+        settings: Passed to :class:`~budgetctl.Controller`, such as ``ledger=``. ``tenant=`` and ``key=`` may
+            also stand beside a controller.
 
     Raises:
         ConfigError: An argument does not fit.

@@ -1,6 +1,10 @@
 """Limits on what calls spend together: per key, route, tenant and window, in dollars or tokens.
 
     ledger = Ledger({"limits": [{"name": "team", "usd": 50, "window": "day", "scope": {"tenant": "*"}}]})
+    client = budgetctl.wrap(OpenAI(), ledger=ledger, tenant="acme")
+
+and for calls that no client of ours makes:
+
     with ledger.reserve(WorstCase(model=M, prompt_tokens=900, output_tokens=4_000), tenant="acme") as held:
         reply = client.chat.completions.create(...)
         held.settle(usage, cost)

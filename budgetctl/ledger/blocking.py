@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from budgetctl.errors import brief
+from budgetctl.errors import ConfigError, brief
 from budgetctl.ledger.book import Asked, Book, Standing, standings
-from budgetctl.ledger.limits import LedgerSettings
+from budgetctl.ledger.limits import LedgerSettings, SpendLimit
 from budgetctl.ledger.memory import MemoryStore
 from budgetctl.ledger.reservation import Held, Settlement, logger
 from budgetctl.ledger.rung import WorstCase
@@ -40,6 +41,11 @@ class Ledger:
         self._book = Book(settings, prices)
         self.settings = self._book.settings
         self.store: Store = MemoryStore() if store is None else store
+        if not all(callable(getattr(self.store, name, None)) for name in ("reserve", "settle", "read")):
+            raise ConfigError(
+                f"store: seen {type(store).__name__}, allowed: RedisStore.from_url(...), or a Store"
+            )
+        self._owed: deque[Reservation] = deque()
 
     def reserve(
         self,
@@ -49,6 +55,8 @@ class Ledger:
         route: str | None = None,
         tenant: str | None = None,
         hold_s: float | None = None,
+        enforce: bool = True,
+        prices: Prices | None = None,
     ) -> Reservation:
         """Reserve the worst case of a call under every limit that is for it, or under none.
 
@@ -59,17 +67,42 @@ class Ledger:
             route: Name of the traffic.
             tenant: Whom it is for.
             hold_s: Seconds until the reservation is given back if nobody settles it; None: as configured.
+            enforce: Refuse where a limit has no room; otherwise it is reserved all the same.
+            prices: What models cost; None takes the ledger's own.
 
         Raises:
             LimitExceeded: A limit has no room. The call must not be made.
             ConfigError: A price is unknown and the settings refuse that, or an argument cannot work.
             Exception: What the store raises; nothing is known to be reserved, and the call must not be made.
         """
-        asked = self._book.ask(worst, {"key": key, "route": route, "tenant": tenant}, hold_s=hold_s)
+        asked = self._book.ask(
+            worst,
+            {"key": key, "route": route, "tenant": tenant},
+            hold_s=hold_s,
+            enforce=enforce,
+            prices=prices,
+        )
         reply: Sequence[int] = (0,)
         if asked.accounts:
+            self._deliver()
             reply = self.store.reserve(asked.id, asked.accounts, asked.units, hold_ms=asked.hold_ms)
-        return Reservation(self._book, asked, reply, self.store)
+        return Reservation(self._book, asked, reply, self.store, self._owed)
+
+    def _deliver(self) -> None:
+        """Charge what could not be charged when its calls ended: it counts before anything is admitted."""
+        while self._owed:
+            try:
+                held = self._owed.popleft()
+            except IndexError:  # another thread was faster
+                return
+            held.settle()
+
+    def limits(
+        self, *, key: str | None = None, route: str | None = None, tenant: str | None = None
+    ) -> tuple[SpendLimit, ...]:
+        """Return the limits that are for such calls."""
+        found = self._book.accounts({"key": key, "route": route, "tenant": tenant})
+        return tuple(limit for limit, _ in found)
 
     def standing(
         self, *, key: str | None = None, route: str | None = None, tenant: str | None = None
@@ -86,9 +119,12 @@ class Reservation(Held):
     was cut short and has cost something is settled inside.
     """
 
-    def __init__(self, book: Book, asked: Asked, reply: Sequence[int], store: Store) -> None:
+    def __init__(
+        self, book: Book, asked: Asked, reply: Sequence[int], store: Store, owed: deque[Reservation]
+    ) -> None:
         super().__init__(book, asked, reply)
         self._store = store
+        self._owed = owed
 
     def settle(self, usage: Usage | None = None, cost: float | None = None) -> Settlement:
         """Charge what the call has used in the place of what was reserved.
@@ -98,8 +134,9 @@ class Reservation(Held):
             cost: Dollars; None works them out from the usage and the price of the rung's model.
 
         Raises:
-            ConfigError: The cost is no amount of money.
-            Exception: What the store raises; settle again, and it is charged once.
+            ConfigError: The cost is no amount of money, or the tokens are no count.
+            Exception: What the store raises. Settle again, and it is charged once; otherwise the ledger does
+                so before it reserves anything else.
         """
         return self._send(self._bill(usage, cost))
 
@@ -114,7 +151,14 @@ class Reservation(Held):
     def _send(self, charges: Sequence[int]) -> Settlement:
         if self._done:
             return "again"
-        return self._said(self._store.settle(self.id, self._claims, charges) if self._claims else (SETTLED,))
+        reply: Sequence[int] = (SETTLED,)
+        if self._claims:
+            try:
+                reply = self._store.settle(self.id, self._claims, charges)
+            except BaseException:
+                self._owed.append(self)
+                raise
+        return self._said(reply)
 
     def __enter__(self) -> Self:
         return self

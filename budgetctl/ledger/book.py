@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from budgetctl.errors import ConfigError, LimitExceeded
-from budgetctl.ledger.limits import Dimension, LedgerSettings, SpendLimit
+from budgetctl.ledger.limits import MOST, Dimension, LedgerSettings, SpendLimit
 from budgetctl.ledger.rung import WorstCase, micros
 from budgetctl.ledger.store import NOT_COUNTED, REFUSED, Account, Claim
 from budgetctl.ledger.windows import Window
 from budgetctl.pricing import Prices
 from budgetctl.types import Usage
+
+_NO_LIMIT = 2**53
+"""More than all that may ever be spent, and still exact where numbers are doubles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Asked:
     rungs: Sequence[WorstCase]
     units: Sequence[Sequence[int]]
     hold_ms: int
+    prices: Prices | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def admitted(self, reply: Sequence[int]) -> tuple[int, Sequence[Claim]]:
@@ -54,6 +58,7 @@ class Asked:
                 spent=limit.shown(spent),
                 held=limit.shown(held),
                 asked=limit.shown(asked),
+                cheaper=limit.exceeded == "cheaper",
             )
         held_units = self.units[reply[0]]
         return reply[0], [Claim(account=a, held=n) for a, n in zip(self.accounts, held_units, strict=True)]
@@ -74,7 +79,14 @@ class Book:
         return self._prices
 
     def accounts(self, subject: Mapping[Dimension, str | None]) -> Iterator[tuple[SpendLimit, Account]]:
-        """Return the limits that are for a call, each with the account that it is counted under."""
+        """Return the limits that are for a call, each with the account that it is counted under.
+
+        Raises:
+            ConfigError: A key, route or tenant is no string.
+        """
+        for dimension, named in subject.items():
+            if named is not None and not isinstance(named, str):
+                raise ConfigError(f"{dimension}: seen {named!r}, allowed: a string")
         for limit in self.settings.limits:
             name = limit.account(subject)
             if name is not None:
@@ -94,29 +106,37 @@ class Book:
         subject: Mapping[Dimension, str | None],
         *,
         hold_s: float | None,
+        enforce: bool = True,
+        prices: Prices | None = None,
     ) -> Asked:
         """Return what to reserve.
+
+        Args:
+            enforce: Keep the limits; otherwise there is always room.
+            prices: What models cost, in the place of the book's own prices.
 
         Raises:
             ConfigError: No rung, a price that is not known, or a time that is none.
         """
-        rungs = [worst] if isinstance(worst, WorstCase) else list(worst)
-        if not rungs:
-            raise ConfigError("reserve: seen no rung, allowed: one WorstCase or more")
+        rungs = [worst] if isinstance(worst, WorstCase) else worst
+        listed = isinstance(rungs, Sequence) and all(isinstance(rung, WorstCase) for rung in rungs)
+        if not listed or not rungs:
+            raise ConfigError(f"reserve: seen {worst!r}, allowed: one WorstCase or more")
         found = list(self.accounts(subject))
         limits = [limit for limit, _ in found]
         return Asked(
             limits=limits,
-            accounts=[account for _, account in found],
+            accounts=[a if enforce else replace(a, limit=_NO_LIMIT) for _, a in found],
             rungs=rungs,
-            units=[self._units(rung, limits) for rung in rungs],
+            units=[self._units(rung, limits, prices) for rung in rungs],
             hold_ms=_milliseconds(self.settings.hold_s if hold_s is None else hold_s),
+            prices=prices,
         )
 
-    def _units(self, rung: WorstCase, limits: Sequence[SpendLimit]) -> Sequence[int]:
+    def _units(self, rung: WorstCase, limits: Sequence[SpendLimit], prices: Prices | None) -> Sequence[int]:
         if all(limit.unit == "tokens" for limit in limits):
             return [rung.tokens] * len(limits)
-        price = self.prices.lookup(rung.model)
+        price = (prices or self.prices).lookup(rung.model, place=rung.place, prompt_tokens=rung.prompt_tokens)
         if price is None and self.settings.unknown_price == "refuse":
             raise ConfigError(
                 f"the price of {rung.model!r} is unknown, and a limit is in dollars; allowed: a price for "
@@ -135,14 +155,21 @@ class Book:
         limits: Sequence[SpendLimit],
         claims: Sequence[Claim],
         *,
-        model: str | None,
+        worst: WorstCase,
         usage: Usage | None,
         cost: float | None,
+        prices: Prices | None = None,
     ) -> Sequence[int]:
         """Return what each account is charged; what nobody knows is charged as it was reserved."""
+        if usage is not None and not isinstance(usage, Usage):
+            raise ConfigError(f"usage: seen {type(usage).__name__}, allowed: a budgetctl.types.Usage")
+        if usage is not None and usage.prompt_tokens is None:
+            usage = replace(usage, prompt_tokens=worst.prompt_tokens)
         tokens = None if usage is None else _tokens(usage)
+        if tokens is not None and not 0 <= tokens <= MOST:
+            raise ConfigError(f"usage: seen {tokens} tokens, allowed: from 0 to {MOST}")
         if cost is None and usage is not None and any(limit.unit == "usd" for limit in limits):
-            cost = self.prices.cost(model, usage)
+            cost = (prices or self.prices).cost(worst.model, usage, place=worst.place)
         money = None if cost is None else micros(cost)
         used = {"tokens": tokens, "usd": money}
         charged = []

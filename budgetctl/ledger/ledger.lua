@@ -50,6 +50,9 @@ local function expire(i)
     redis.call('HINCRBY', spent, 'held', whole(0 - string.match(hold, '^%d+')))
     redis.call('ZREM', holds, hold)
   end
+  if redis.call('EXISTS', holds) == 0 then -- the server may have forgotten them all at once
+    redis.call('HDEL', spent, 'held')
+  end
 end
 
 local function state(i)

@@ -46,6 +46,13 @@ class SpendLimit(_Table):
     exceeded: Literal["refuse", "cheaper"] = "refuse"
     """`refuse` raises LimitExceeded; `cheaper` first tries the cheaper rungs that the call offers, if any."""
 
+    @field_validator("usd", "tokens", mode="before")
+    @classmethod
+    def _is_an_amount(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("an amount")
+        return value
+
     @field_validator("window")
     @classmethod
     def _is_a_window(cls, value: str) -> str:
@@ -96,6 +103,10 @@ class LedgerSettings(_Table):
     unknown_price: Literal["refuse", "tokens"] = "refuse"
     """A model without a price under a limit in dollars: `refuse` it, or count it under limits in `tokens`
     alone, of which there has to be one."""
+
+    worst_output_tokens: int = Field(default=32_768, ge=1, le=MOST)
+    """What a call is taken to generate at most where it sends no output limit, nothing caps its thinking and
+    the capability table does not know how long its model thinks."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from budgetctl.ledger.store import (
     AGAIN,
@@ -60,6 +61,7 @@ class MemoryStore:
         """Hold the first rung for which every account has room."""
         with self._lock:
             now = self._clock()
+            self._sweep(now)
             states = [self._state(account, now) for account in accounts]
             refusal: Sequence[int] = ()
             for rung, asked in enumerate(rungs):
@@ -111,7 +113,6 @@ class MemoryStore:
     def _hold(
         self, reservation: str, accounts: Sequence[Account], asked: Sequence[int], *, now: int, until_ms: int
     ) -> None:
-        self._sweep(now)
         for account, units in zip(accounts, asked, strict=True):
             if units == NOT_COUNTED:
                 continue
@@ -128,8 +129,9 @@ class MemoryStore:
             self._sweep_at = max(_SWEEP_FROM, 2 * len(self._kept))
 
     def _forget(self, now: int) -> None:
-        while self._done and (oldest := next(iter(self._done.items())))[1] <= now:
-            del self._done[oldest[0]]
+        for name, until in list(islice(self._done.items(), 2)):
+            if not now < until <= now + 2 * REMEMBERED_MS:  # the clock was far ahead when it was noted
+                del self._done[name]
 
 
 def _refusals(

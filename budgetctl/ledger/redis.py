@@ -15,9 +15,15 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from budgetctl.errors import ConfigError
 from budgetctl.ledger.store import REMEMBERED_MS, Account, Claim
+
+TIMEOUT_S = 5.0
+"""What an answer of the server, or a connection, may take."""
 
 
 class _Scripted:
@@ -77,7 +83,7 @@ class RedisStore(_Scripted):
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "budgetctl") -> RedisStore:
         """Return a store on a client of its own, with up to 50 connections; none is made yet."""
-        return cls(_client(redis.Redis, redis.BlockingConnectionPool, url), prefix=prefix)
+        return cls(_client(redis.Redis, redis.BlockingConnectionPool, Retry, url), prefix=prefix)
 
     def reserve(
         self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
@@ -103,7 +109,8 @@ class AsyncRedisStore(_Scripted):
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "budgetctl") -> AsyncRedisStore:
         """Return a store on a client of its own, with up to 50 connections; none is made yet."""
-        return cls(_client(redis.asyncio.Redis, redis.asyncio.BlockingConnectionPool, url), prefix=prefix)
+        client, pool = redis.asyncio.Redis, redis.asyncio.BlockingConnectionPool
+        return cls(_client(client, pool, AsyncRetry, url), prefix=prefix)
 
     def reserve(
         self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
@@ -125,9 +132,21 @@ class AsyncRedisStore(_Scripted):
         return reply
 
 
-def _client(client: Any, pool: Any, url: str) -> Any:
-    """Return a client whose calls wait for a connection where the client's own default would refuse them."""
+def _client(client: Any, pool: Any, retry: Any, url: str) -> Any:
+    """Return a client whose calls wait for a connection, but not for ever, and are tried twice more.
+
+    What the URL says itself wins.
+    """
+    if not isinstance(url, str):
+        raise ConfigError(f"redis: seen {type(url).__name__}, allowed: a URL such as redis://localhost:6379")
+    given = {
+        "socket_timeout": TIMEOUT_S,
+        "socket_connect_timeout": TIMEOUT_S,
+        "retry": retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+    }
     try:
-        return client.from_pool(pool.from_url(url))
+        return client.from_pool(pool.from_url(url, **given))
     except ValueError as error:
-        raise ConfigError(f"redis: seen {url.partition('://')[0]!r}://..., {error}") from None
+        scheme, found, _ = url.partition("://")  # what follows may hold a password
+        seen = f"{scheme}://..." if found else "no scheme"
+        raise ConfigError(f"redis: seen {seen}, {error}") from None

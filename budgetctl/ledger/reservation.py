@@ -35,6 +35,7 @@ class Held:
         self.worst: WorstCase = asked.rungs[self.rung]
         self._book = book
         self._limits = asked.limits
+        self._prices = asked.prices
         self._charges: Sequence[int] | None = None
         self._done = False
 
@@ -42,7 +43,7 @@ class Held:
         """Return the charges. The first bill stands: what could not be delivered is sent again as it was."""
         if self._charges is None:
             self._charges = self._book.bill(
-                self._limits, self._claims, model=self.worst.model, usage=usage, cost=cost
+                self._limits, self._claims, worst=self.worst, usage=usage, cost=cost, prices=self._prices
             )
         return self._charges
 
@@ -55,5 +56,7 @@ class Held:
         self._done = True
         said = _SAID[reply[0]]
         if said == "late":
-            logger.warning("a reservation had expired before its call ended: hold_s is too short")
+            logger.warning(
+                "a reservation was gone before its call ended: hold_s is too short, or the store forgot it"
+            )
         return said

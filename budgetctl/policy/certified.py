@@ -42,10 +42,16 @@ class Certified(Named):
         Raises:
             ConfigError: The file is no certificate.
         """
-        from budgetctl.certificate import Certificate
+        from budgetctl.certificate import Certificate, LadderBinding
 
         try:
-            return cls(Certificate.load(path), str(path))
+            certificate = Certificate.load(path)
+            if isinstance(certificate.binds, LadderBinding):
+                raise ConfigError(
+                    f"{path}: the certificate of a ladder ({certificate.policy}), which is no policy of one "
+                    "call"
+                )
+            return cls(certificate, str(path))
         except CertificateError as error:
             raise ConfigError(str(error)) from None
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 from budgetctl.errors import ConfigError
 from budgetctl.policy.base import Named, Situation, exact, named
-from budgetctl.policy.caps import ANSWER_RESERVE, MAX_CAP, capped
+from budgetctl.policy.caps import ANSWER_RESERVE, MAX_CAP, at_most, capped
 from budgetctl.types import Budget
+
+LEAST_THOUGHT = 16
+"""Tokens of thinking below which a deadline rather has none, where a cut takes another request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Effort(Named):
 class Deadline(Named):
     """Answer within ``seconds``: live speed turns what is left after the answer reserve into tokens.
 
+    ``thinking = pace.tokens(seconds) - reserve``: what fits at the present load, with the margin by which
+    plans have been off, and with two requests where it takes another one to answer from a thought that was
+    cut. Too little time for any thinking switches it off, or caps it at a token where it cannot be.
+
     Without a measured speed no cap is set before the call; the deadline is still watched on the stream.
     """
 
@@ -94,12 +101,13 @@ class Deadline(Named):
                 stop=self.stop,
                 reasons=(f"deadline {self.seconds:g} s, speed not yet known: watched on the stream",),
             )
-        reserve = situation.facts.answer_tokens or ANSWER_RESERVE
-        tokens = int((self.seconds - pace.ttft_s) / pace.s_per_token) - reserve
+        facts = situation.facts
+        fits = pace.tokens(self.seconds, requests=2 if facts.recalls else 1)
+        tokens = max(0, fits - (facts.answer_tokens or ANSWER_RESERVE))
         reason = f"deadline {self.seconds:g} s leaves {tokens} tokens"
-        if tokens < 1:
-            return Budget(reasoning_tokens=0, deadline_s=self.seconds, stop=self.stop, reasons=(reason,))
-        budget = capped(min(tokens, MAX_CAP), reason, stop=self.stop, situation=situation)
+        if facts.recalls and tokens < LEAST_THOUGHT:
+            tokens = 0  # the second request costs more than so short a thought is worth
+        budget = at_most(tokens, reason, stop=self.stop, situation=situation)
         return replace(budget, deadline_s=self.seconds)
 
     def __str__(self) -> str:

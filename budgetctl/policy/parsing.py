@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 
 from budgetctl.errors import ConfigError
@@ -95,11 +96,29 @@ def _parse_term(part: str, *, whole: str, names: Mapping[str, Policy]) -> Policy
         raise ConfigError(f"policy {whole!r}: part {part!r}: a named policy takes no argument and no option")
     if name not in _BUILDERS:
         allowed = ", ".join([ALLOWED, *names])
-        raise ConfigError(f"policy {whole!r}: unknown part {part!r}; allowed: {allowed}")
+        meant = _meant(part, {**_BUILDERS, **names})
+        raise ConfigError(f"policy {whole!r}: unknown part {part!r}; allowed: {allowed}{meant}")
     try:
         return _BUILDERS[name](argument if colon else None, _parse_stop(options))
     except ConfigError as error:
         raise ConfigError(f"policy {whole!r}: part {part!r}: {error}") from None
+
+
+def _meant(part: str, names: Iterable[str]) -> str:
+    """Return what ``part`` was perhaps meant to be, as a question; nothing where nothing comes near."""
+    base, plus, option = part.partition("+")
+    glued = re.fullmatch(r"([a-z]+)[\s=_-]*(\d.*)", base.lower())
+    word, colon, argument = base.partition(":")
+    if glued is not None and glued[1] in names:
+        word, colon, argument = glued[1], ":", glued[2]
+    near = _near(word.lower(), names)
+    return f"; did you mean {near[0] + colon + argument + plus + option!r}?" if near else ""
+
+
+def _near(word: str, names: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # for what is wrong only
+
+    return get_close_matches(word, list(names), n=1)
 
 
 def _parse_stop(options: list[str]) -> dict[str, str]:
@@ -110,5 +129,7 @@ def _parse_stop(options: list[str]) -> dict[str, str]:
         raise ConfigError(f"one stop preset at most; allowed: {allowed}")
     key, _, preset = options[0].partition(":")
     if key != "stop" or preset not in STOP_PRESETS:
-        raise ConfigError(f"unknown option '+{options[0]}'; allowed: {allowed}")
+        near = _near(preset or key, STOP_PRESETS)
+        meant = "".join(f"; did you mean '+stop:{match}'?" for match in near)
+        raise ConfigError(f"unknown option '+{options[0]}'; allowed: {allowed}{meant}")
     return {"stop": preset}

@@ -12,7 +12,7 @@ from .trial import normalised
 
 _BOXED = r"\\boxed\{(?P<boxed>(?:[^{}]|\{[^{}]*\})+)\}"
 _STATED = (
-    r"\banswer(?:\W{0,4}\s(?:is|be|as)\b|\W{0,4}[:=])[\s*$(]*+(?:the\s+)?+(?:(?:option|choice)\W{1,2})?+"
+    r"\banswer(?:\W{0,4}\s(?:is|be|as)\b\s*+:?+|\W{0,4}[:=])[\s*$(]*+(?:the\s+)?+(?:(?:option|choice)\W{1,2})?+"
     r"(?!(?:not|that|what|a|an|in|to|wrong|correct|right)\b)"
     r"(?P<stated>[-\w\\](?:[^\n.,;:!?()*$]|[.,](?=\d)){0,38}?)(?=[\s*)$]*(?:[.,;:!?(\n](?!\d)|$))"
 )

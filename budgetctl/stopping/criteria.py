@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from budgetctl.types import Evidence, Progress, StopReason
 
@@ -10,6 +11,14 @@ from .compose import Composable
 
 GRACE = 0.10
 ANSWER_TOKENS = 512
+
+
+class Tail(Protocol):
+    """Says how long it takes from the end of a thought to that of its call."""
+
+    def __call__(self, tokens: float, *, s_per_token: float | None, ttft_s: float | None) -> float:
+        """Return the seconds that ``tokens`` of answer take, given the pace of the stream so far."""
+        ...
 
 
 class ReasoningCap(Composable):
@@ -40,26 +49,34 @@ class ReasoningCap(Composable):
 class Deadline(Composable):
     """Stop when only the time to write the answer is left.
 
-    ``elapsed + answer_tokens * s_per_token >= seconds``. Until the stream's pace is measured only
-    the deadline itself counts.
+    ``elapsed + tail >= seconds``, where the tail is ``answer_tokens * s_per_token`` unless something better
+    is known of it. Until the stream's pace is measured only the deadline itself counts then.
 
     Args:
         seconds: From the start of the call to its end.
         answer_tokens: Tokens of answer to keep time for.
+        tail_s: Returns the seconds to keep, the request that writes the answer included where it takes one.
     """
 
     name = "deadline"
 
-    def __init__(self, seconds: float, *, answer_tokens: int = ANSWER_TOKENS) -> None:
+    def __init__(
+        self, seconds: float, *, answer_tokens: int = ANSWER_TOKENS, tail_s: Tail | None = None
+    ) -> None:
         self.seconds = seconds
         self.answer_tokens = answer_tokens
+        self._tail_s = tail_s or _answer_s
 
     def observe(self, progress: Progress) -> Evidence | None:
         """Return evidence from the moment at which the reserve is all that is left."""
-        answer_s = self.answer_tokens * (progress.s_per_token or 0.0)
-        if progress.elapsed_s + answer_s >= self.seconds:
+        tail_s = self._tail_s(self.answer_tokens, s_per_token=progress.s_per_token, ttft_s=progress.ttft_s)
+        if progress.elapsed_s + tail_s >= self.seconds:
             return Evidence(criterion=self.name, reason=StopReason.DEADLINE)
         return None
+
+
+def _answer_s(tokens: float, *, s_per_token: float | None, ttft_s: float | None) -> float:
+    return tokens * (s_per_token or 0.0)
 
 
 def with_grace(tokens: int, *, grace: float = GRACE) -> int:

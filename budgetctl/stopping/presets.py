@@ -16,7 +16,7 @@ from typing import Any
 
 from budgetctl.errors import ConfigError
 
-from .candidate import StallStop
+from .candidate import CandidateSeen, StallStop
 from .compose import AnyOf, Criterion
 from .guard import MIN_THINK, Guarded
 from .loop import LoopStop
@@ -40,6 +40,7 @@ WITH_TRIALS = frozenset({"balanced", "aggressive"})
 _MIN_THINK = "min_think"
 _CRITERIA: Mapping[str, Callable[..., Criterion]] = {
     "answer_agreement": AnswerAgreement,
+    "candidate_seen": CandidateSeen,
     "close_margin": CloseMargin,
     "entropy_after_think": EntropyAfterThink,
     "low_confidence": LowConfidence,

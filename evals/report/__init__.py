@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from budgetctl.evals.report.details import details
-from budgetctl.evals.report.summary import Report, from_folder, write
-from budgetctl.evals.report.table import table
+from budgetctl.evals.report.summary import Report, from_folder, read, write
+from budgetctl.evals.report.table import plain, table
 
-__all__ = ["Report", "details", "from_folder", "table", "write"]
+__all__ = ["Report", "details", "from_folder", "plain", "read", "table", "write"]

@@ -33,6 +33,7 @@ def page(
     title: str,
     settings: Mapping[str, Any],
     details: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
     svg: str | None = None,
 ) -> str:
     """Return the report as one HTML document.
@@ -43,11 +44,13 @@ def page(
         title: Heading of the page.
         settings: How they came about; ``margin`` is the epsilon of the charts.
         details: What :func:`budgetctl.evals.report.details.details` returned; None leaves its charts out.
+        beside: The table of a suite beside accuracy, as JSON values.
         svg: A drawing for readers without scripts.
     """
     drawn = figures(evaluation, details, margin=settings.get("margin"), recommended=verdict.recommended)
     browser = None if details is None else details["browser"]
-    sections = {"results": "Results", **{f.id: f.title for f in drawn}}
+    sections = {"results": "Results"} | ({"beside": beside["title"]} if beside else {})
+    sections |= {f.id: f.title for f in drawn}
     sections |= {"questions": "Single questions"} if browser else {}
     sections |= {"settings": "Settings"}
     links = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in sections.items())
@@ -56,6 +59,7 @@ def page(
         f'<p class="verdict{"" if verdict.negative else " good"}">{_said(verdict.text)}</p>',
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>',
         _results(evaluation, verdict),
+        _beside(beside) if beside else "",
         f"<noscript><p>Charts and single questions need JavaScript.</p>{_inline(svg)}</noscript>",
         f"<div>{_shown(evaluation, verdict) if drawn else ''}",
         *(_figure(figure) for figure in drawn),
@@ -98,6 +102,11 @@ def _results(evaluation: Evaluation, verdict: Verdict) -> str:
     harm = "Harm: calls right with full thinking and wrong under the policy; help: the other way round."
     results = table(headings, lines, classes=classes)
     return _section("results", "Results", f'{results}<ul class="notes"><li>{harm}</li>{notes}</ul>')
+
+
+def _beside(beside: Mapping[str, Any]) -> str:
+    note = f'<p class="note">{words(beside["note"])}</p>'
+    return _section("beside", beside["title"], note + table(beside["headings"], beside["lines"]))
 
 
 def _shown(evaluation: Evaluation, verdict: Verdict) -> str:

@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 GREY, DARK = "#8a8a8a", "#222222"
 MINOR = 3
 """Rank of the fixed caps: no bars, and no label where there is no room close by."""
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "budgetctl",
     "svg.fonttype": "none",
     "font.size": 9.0,
@@ -45,7 +45,7 @@ def save(evaluation: Evaluation, folder: Path, *, title: str, stem: str = "trade
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.5, 4.9), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)

@@ -30,6 +30,7 @@ class Report:
 
     Attributes:
         details: What :func:`budgetctl.evals.report.details.details` returned; None leaves its charts out.
+        beside: The table of a suite beside accuracy (:mod:`budgetctl.evals.beside.tables`), as JSON values.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Report:
     verdict: Verdict
     settings: Mapping[str, Any]
     details: Mapping[str, Any] | None = None
+    beside: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary, which leaves out the details, as plain JSON values."""
@@ -55,6 +57,7 @@ class Report:
             "choice": self.verdict.choice,
             "recommended": self.verdict.recommended,
             "settings": dict(self.settings),
+            **({} if self.beside is None else {"beside": dict(self.beside)}),
         }
 
     @classmethod
@@ -80,6 +83,7 @@ class Report:
             ),
             settings=content["settings"],
             details=details,
+            beside=content.get("beside"),
         )
 
 
@@ -118,6 +122,7 @@ def write(report: Report, folder: Path) -> dict[str, Path]:
         title=report.title,
         settings=report.settings,
         details=report.details,
+        beside=report.beside,
         svg=svg,
     )
     _replace(paths["html"], content)
@@ -130,6 +135,15 @@ def from_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         EvalError: The folder holds no summary, or one or details that cannot be read.
     """
+    return write(read(folder), Path(folder))["html"]
+
+
+def read(folder: str | os.PathLike[str]) -> Report:
+    """Return the report of an evaluation's folder.
+
+    Raises:
+        EvalError: The folder holds no summary, or one or details that cannot be read.
+    """
     summary, details = Path(folder) / SUMMARY, Path(folder) / DETAILS
     if not summary.exists():
         raise EvalError(
@@ -138,10 +152,9 @@ def from_folder(folder: str | os.PathLike[str]) -> Path:
         )
     content, more = _load(summary), _load(details) if details.exists() else None
     try:
-        report = Report.from_json(content, details=more)
+        return Report.from_json(content, details=more)
     except (KeyError, TypeError, AttributeError) as error:
         raise EvalError(f"{summary}: cannot be read ({type(error).__name__}: {error})") from None
-    return write(report, Path(folder))["html"]
 
 
 def _load(path: Path) -> Any:

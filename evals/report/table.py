@@ -24,6 +24,10 @@ def _seconds(value: float | None, row: PolicyRow, field: str) -> str:
     return f"{'~' if field in row.modelled else ''}{value:.{digits}f}"
 
 
+def _marked(shown: str, row: PolicyRow, field: str) -> str:
+    return f"~{shown}" if field in row.modelled else shown
+
+
 def _accuracy(row: PolicyRow) -> str:
     ci = row.accuracy_ci
     bounds = "" if ci is None else f" ({100 * ci[0]:.1f}-{100 * ci[1]:.1f})"
@@ -60,6 +64,8 @@ COLUMNS: tuple[Column, ...] = (
     ("$/request", lambda row: _number(row.cost_usd_mean, ".2g")),
     ("$/right", lambda row: _number(row.cost_usd_per_correct, ".2g")),
     ("right in time", lambda row: share(row.accurate_goodput)),
+    ("within the deadline", lambda row: _marked(share(row.deadline_met), row, "deadline_met")),
+    ("p95 / deadline", lambda row: _marked(_number(row.deadline_p95, ".2f"), row, "deadline_p95")),
     ("no answer", lambda row: str(row.empty_answers)),
 )
 
@@ -95,16 +101,18 @@ def footnotes(evaluation: Evaluation) -> list[str]:
 
 def table(evaluation: Evaluation) -> str:
     """Return the table as aligned plain text, policies first, then baselines, then footnotes."""
-    rows = [*evaluation.policies, *evaluation.baselines]
-    headings, lines = cells(rows)
+    headings, lines = cells([*evaluation.policies, *evaluation.baselines])
+    shown = plain(headings, lines, split=len(evaluation.policies))
+    return "\n".join([shown, "", *footnotes(evaluation)])
+
+
+def plain(headings: Sequence[str], lines: Sequence[Sequence[str]], *, split: int | None = None) -> str:
+    """Return a table as aligned plain text, with a rule below the headings and before the line ``split``."""
     widths = [max(len(line[i]) for line in [headings, *lines]) for i in range(len(headings))]
     rule = "  ".join("-" * width for width in widths)
     shown = [_aligned(line, widths) for line in lines]
-    split = len(evaluation.policies)
-    parts = [_aligned(headings, widths), rule, *shown[:split]]
-    if shown[split:]:
-        parts += [rule, *shown[split:]]
-    return "\n".join([*parts, "", *footnotes(evaluation)])
+    below = [] if split is None or not shown[split:] else [rule, *shown[split:]]
+    return "\n".join([_aligned(headings, widths), rule, *shown[:split], *below])
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ from budgetctl.evals.risk.pvalues import minimum_n, needed_n, p_value
 from budgetctl.evals.risk.selection import fixed_sequence, halve, split_path
 
 from budgetctl.certificate import Binding, Certificate, Loss, thresholds
-from budgetctl.controller import MIN_CONFIDENCE, Classifier
+from budgetctl.controller import Classifier, Controller
 from budgetctl.errors import EvalError, NotEnoughEvidence
 from budgetctl.policy import parse
 from budgetctl.types import Pace, Strength
@@ -160,6 +160,7 @@ class Deployment:
         facts_of: Model name to what is known of it.
         pace: Speed profile for policies that look at speed.
         classifier: For families that need estimates.
+        base: What decides, in the place of ``classifier``: with its prices, presets and abstention rule.
         strength: The weakest control that may carry a budget. Recorded prefixes of a trace are what a hard
         cap does.
     """
@@ -170,7 +171,13 @@ class Deployment:
     facts_of: FactsOf = no_facts
     pace: Pace
     classifier: Classifier | None = None
+    base: Controller | None = None
     strength: Strength = "hard"
+
+    @property
+    def decider(self) -> Controller:
+        """What decides."""
+        return self.base or Controller(classifier=self.classifier)
 
 
 def calibrate(
@@ -202,33 +209,44 @@ def calibrate(
         table = losses(runs.pop(FULL), runs, loss=goal.loss, cluster_by=goal.cluster_by)
         level = goal.delta / len(families)
         findings.append(certify(table, family, goal=goal, level=level, learn_path=len(stops) > 1))
-    coupled = recording.coupled
-    return issue(
-        cheapest(findings, goal=goal), goal=goal, model=models[0], coupled=coupled, deployment=deployment
-    )
+    finding = cheapest(findings, goal=goal)
+    binds = binding(finding, model=models[0], deployment=deployment)
+    return issue(finding, goal=goal, coupled=recording.coupled, binds=binds)
 
 
 def play(recording: Recording, family: Sequence[Member], *, deployment: Deployment) -> dict[str, Replayed]:
     """Replay full thinking and every member of a family."""
+    base = deployment.decider
     return {
-        policy: replay(
-            recording,
-            policy,
-            pace=deployment.pace,
-            classifier=deployment.classifier,
-            facts_of=deployment.facts_of,
-        )
+        policy: replay(recording, policy, pace=deployment.pace, base=base, facts_of=deployment.facts_of)
         for policy in (FULL, *(member.policy for member in family))
     }
 
 
-def issue(finding: Finding, *, goal: Goal, model: str, coupled: bool, deployment: Deployment) -> Certificate:
+def binding(finding: Finding, *, model: str, deployment: Deployment) -> Binding:
+    """Return what the certificate of a finding holds for."""
+    assert finding.last is not None
+    policy = parse(finding.members[finding.last].policy)
+    stop = str(getattr(policy, "stop", "none"))
+    base = deployment.decider
+    classifier = base.classifier() if policy.needs_estimate else None
+    return Binding(
+        model=model,
+        endpoint=deployment.endpoint,
+        strength=deployment.strength,
+        sampling=dict(deployment.sampling),
+        classifier=None if classifier is None else classifier.hash,
+        min_confidence=None if classifier is None else base.min_confidence,
+        stop=stop,
+        thresholds=thresholds(stop, presets=base.presets),
+        capabilities=deployment.capabilities,
+    )
+
+
+def issue(finding: Finding, *, goal: Goal, coupled: bool, binds: Binding) -> Certificate:
     """Return the certificate of a finding that has one."""
     assert finding.last is not None
     member, tested = finding.members[finding.last], finding.tested
-    policy = parse(member.policy)
-    stop = str(getattr(policy, "stop", "none"))
-    classifier = deployment.classifier if policy.needs_estimate else None
     return Certificate(
         created=datetime.now(UTC).date().isoformat(),
         loss=goal.loss,
@@ -248,15 +266,5 @@ def issue(finding: Finding, *, goal: Goal, model: str, coupled: bool, deployment
         mean_loss=float(tested.loss[finding.last].mean()),
         data=hashlib.sha256(tested.loss.tobytes() + tested.tokens.tobytes()).hexdigest()[:16],
         seed=goal.seed,
-        binds=Binding(
-            model=model,
-            endpoint=deployment.endpoint,
-            strength=deployment.strength,
-            sampling=dict(deployment.sampling),
-            classifier=None if classifier is None else classifier.hash,
-            min_confidence=None if classifier is None else MIN_CONFIDENCE,
-            stop=stop,
-            thresholds=thresholds(stop),
-            capabilities=deployment.capabilities,
-        ),
+        binds=binds,
     ).sealed()

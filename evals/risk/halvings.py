@@ -1,6 +1,7 @@
 """A certificate calibrated on one half of recorded questions, judged on the other, over many random halvings.
 
     python -m budgetctl.evals.risk.halvings CUBE --epsilon 0.1 --delta 0.1
+    python -m budgetctl.evals.risk.halvings RUN_FOLDER --ladder "off>full+stop:balanced>full"
 
 Three readings of "wrong", since the loss on the other half is itself an estimate:
 
@@ -28,6 +29,7 @@ import numpy as np
 from budgetctl.evals.recording import Recording
 from budgetctl.evals.replay import SPEED_PROFILES
 from budgetctl.evals.results import ClusterBy
+from budgetctl.evals.risk import ladders
 from budgetctl.evals.risk.calibrate import Deployment, Goal, certify, play
 from budgetctl.evals.risk.families import Member, members
 from budgetctl.evals.risk.honesty import limit
@@ -134,13 +136,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--delta", type=float, default=0.1)
     parser.add_argument("--loss", choices=("accuracy", "harm", "disagreement"), default="accuracy")
     parser.add_argument("--family", choices=("caps", "utility"), default="caps")
+    parser.add_argument("--ladder", metavar="RUNG>RUNG..", help="of a run folder instead of a cube")
     parser.add_argument("--cluster-by", choices=("question", "cluster"), default="question")
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    recording = Recording.read(*args.cubes, dataset=args.dataset)
-    table, family = _table(recording, family=args.family, loss=args.loss, cluster_by=args.cluster_by)
+    table, family = _ladder(args) if args.ladder else _cubes(args)
     found = halvings(
         table,
         family,
@@ -152,6 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(json.dumps(asdict(found), indent=2) if args.json else _text(found))
     return 1 if found.pool > found.most else 0
+
+
+def _ladder(args: argparse.Namespace) -> tuple[Losses, Sequence[Member]]:
+    cascade, runs, _ = ladders.read(args.cubes[0], args.ladder)
+    goal = Goal(epsilon=args.epsilon, delta=args.delta, loss=args.loss, cluster_by=args.cluster_by)
+    return ladders.table(cascade, runs, goal=goal)
+
+
+def _cubes(args: argparse.Namespace) -> tuple[Losses, Sequence[Member]]:
+    recording = Recording.read(*args.cubes, dataset=args.dataset)
+    return _table(recording, family=args.family, loss=args.loss, cluster_by=args.cluster_by)
 
 
 def _table(

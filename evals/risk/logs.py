@@ -4,7 +4,8 @@ A log of live calls has no second answer to the same query unless somebody asked
 the queries that were sent under ``full`` and under every cap (``cap:N``, ``off``) that is to be certified.
 The runs are independent, so the loss is the difference of their means; chance differences are noise in both
 directions and cost questions, not validity. A call that brought no answer is wrong, with or without
-feedback."""
+feedback; but an audit without one says nothing. Nobody waited for it, it may have ended with its process,
+and as a wrong full run it would make the caps look better than they are."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from budgetctl.evals.risk.calibrate import Deployment, Goal, certify, cheapest, issue
+from budgetctl.evals.risk.calibrate import Deployment, Goal, binding, certify, cheapest, issue
 from budgetctl.evals.risk.families import Member
 from budgetctl.evals.risk.losses import FULL, Losses
 
@@ -81,14 +82,9 @@ def calibrate(paths: Sequence[Path], *, goal: Goal, model: str | None, deploymen
             strength = max(strength, _STRENGTHS.index(outcome.budget_state.strength))
     family = _family(name for name in calls if name != FULL)
     table = _losses(calls, family)
-    finding = certify(table, family, goal=goal, level=goal.delta, learn_path=False)
-    return issue(
-        cheapest([finding], goal=goal),
-        goal=goal,
-        model=models[0],
-        coupled=False,
-        deployment=replace(deployment, strength=_STRENGTHS[strength]),
-    )
+    finding = cheapest([certify(table, family, goal=goal, level=goal.delta, learn_path=False)], goal=goal)
+    seen = replace(deployment, strength=_STRENGTHS[strength])
+    return issue(finding, goal=goal, coupled=False, binds=binding(finding, model=models[0], deployment=seen))
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[Outcome], dict[str, float]]:
@@ -101,7 +97,7 @@ def _read(paths: Iterable[Path]) -> tuple[list[Outcome], dict[str, float]]:
                 outcomes.append(row)
             elif row.id not in feedback or row.time >= feedback[row.id].time:
                 feedback[row.id] = row
-    right = {o.id: 0.0 for o in outcomes if not o.answered}
+    right = {o.id: 0.0 for o in outcomes if not o.answered and o.parent_id is None}
     for name, row in feedback.items():
         value = row.score if row.correct is None else float(row.correct)
         if value is not None:

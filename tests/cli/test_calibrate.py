@@ -11,9 +11,11 @@ from budgetctl.evals import cube
 
 from budgetctl.certificate import Certificate
 from budgetctl.cli import main
+from budgetctl.config import Settings
+from budgetctl.controller import Controller
 from budgetctl.outcomes import Feedback, Outcome
 from budgetctl.policy import Certified, parse
-from budgetctl.types import Budget, Decision, StopReason, Usage
+from budgetctl.types import Budget, Decision, Query, StopReason, Usage
 
 CONTRACT = {"lambda", "epsilon", "delta", "n", "p_values", "token_saving"}
 
@@ -137,6 +139,41 @@ def test_what_cannot_work_is_refused_with_what_is_allowed(arguments, said, recor
     assert said in capsys.readouterr().err
 
 
+def test_a_certificate_is_for_the_configuration_that_its_calls_are_made_with(tmp_path, capsys):
+    cube.write(tmp_path / "two.jsonl", rows(models=("m", "o")))
+    (tmp_path / "budgetctl.toml").write_text(
+        """
+        [models.fast]
+        model = "o"
+        endpoint = "vllm"
+        [presets]
+        balanced = { trial_answer = { confidence = 0.99, mass = 0.1 } }
+        """
+    )
+    out = tmp_path / "c"
+    arguments = ("--stop", "balanced", "--epsilon", "0.05", "--model", "fast", "--out", str(out))
+    config = ("--config", str(tmp_path / "budgetctl.toml"))
+    binds = calibrate(capsys, str(tmp_path / "two.jsonl"), *arguments, *config)["binds"]
+    assert (binds["model"], binds["endpoint"], binds["stop"]) == ("o", "vllm", "balanced")
+    assert binds["thresholds"]["trial_answer"]["confidence"] == 0.99
+
+    def void(controller: Any) -> str | None:
+        decision = controller.decide(Query.from_text("Hi", model="o"), endpoint="vllm")
+        return decision.certificate_void_reason
+
+    settings = Settings.load(tmp_path / "budgetctl.toml", env={})
+    assert void(settings.controller(policy=f"certified:{out}")) is None
+    assert "thresholds of the stop preset" in str(void(Controller(f"certified:{out}")))
+
+
+def test_utility_is_certified_at_the_abstention_rule_of_the_configuration(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cube.write(tmp_path / "cube.jsonl", rows(question="What is 3 + 4?"))
+    (tmp_path / "budgetctl.toml").write_text("min_confidence = 0.05")
+    arguments = ("--families", "utility", "--epsilon", "0.3", "--out", "c")
+    assert calibrate(capsys, "cube.jsonl", *arguments)["binds"]["min_confidence"] == 0.05
+
+
 def test_a_recording_of_several_models_needs_a_choice(tmp_path, capsys):
     cube.write(tmp_path / "two.jsonl", rows(models=("m", "o")))
     path, out = str(tmp_path / "two.jsonl"), str(tmp_path / "c")
@@ -145,8 +182,11 @@ def test_a_recording_of_several_models_needs_a_choice(tmp_path, capsys):
     assert calibrate(capsys, path, "--out", out, "--model", "o", "--epsilon", "0.05")["binds"]["model"] == "o"
 
 
-def log(path: Path, *, n: int = 600) -> str:
-    """Every query at full thinking and under two caps; the smaller one is right half as often."""
+def log(path: Path, *, n: int = 600, lost_audits: int = 0) -> str:
+    """Every query at full thinking and under two caps; the smaller one is right half as often.
+
+    The first queries have an audit besides that brought no answer.
+    """
     with path.open("w") as file:
         for i in range(n):
             for policy, tokens, right in (
@@ -170,6 +210,11 @@ def log(path: Path, *, n: int = 600) -> str:
                 )
                 file.write(outcome.model_dump_json() + "\n")
                 file.write(Feedback(id=outcome.id, correct=right, source="t").model_dump_json() + "\n")
+                if policy == "full" and i < lost_audits:
+                    audit = outcome.model_copy(
+                        update={"id": f"audit-{i}", "parent_id": "a", "answered": False}
+                    )
+                    file.write(audit.model_dump_json() + "\n")
     return str(path)
 
 
@@ -180,6 +225,16 @@ def test_a_log_of_the_same_queries_at_full_thinking_and_under_caps_is_enough(tmp
     assert found["token_saving"] == pytest.approx(0.5)
     assert found["binds"]["strength"] == "hard"
     assert found["binds"]["stop"] == "safe"
+
+
+def test_an_audit_without_an_answer_is_no_wrong_full_run(tmp_path, capsys):
+    plain, audited = log(tmp_path / "plain.jsonl"), log(tmp_path / "audited.jsonl", lost_audits=300)
+    arguments = ("--epsilon", "0.05", "--endpoint", "vllm")
+    for path in (plain, audited):
+        calibrate(capsys, path, "--out", f"{path}.json", *arguments)
+    expected, found = (Certificate.load(f"{path}.json") for path in (plain, audited))
+    assert found.policy == "cap:500", "as wrong runs of full the audits would let cap:100 pass"
+    assert found.mean_loss == expected.mean_loss == 0
 
 
 def test_a_log_without_such_pairs_says_what_is_missing(tmp_path, capsys):

@@ -164,3 +164,22 @@ def test_run_takes_the_url_of_an_alias(capsys: pytest.CaptureFixture[str]):
         body = server.seen[0].body
     assert (body["model"], body["thinking_token_budget"]) == ("Qwen/Qwen3-8B", 70)
     assert json.loads(capsys.readouterr().out)["outcome"]["policy"] == "cap:70"
+
+
+def test_it_warns_of_a_model_that_a_limit_in_dollars_refuses(capsys: pytest.CaptureFixture[str]):
+    text = """
+[models.own]
+model = "Qwen/Qwen3-8B"
+endpoint = "vllm"
+[models.small]
+model = "gpt-5-mini"
+[routes.support]
+usd_per_month = 5
+[routes.free]
+"""
+    warnings = check(capsys, text)["warnings"]
+    said = "its price is unknown: its calls are refused under 'route-support'"
+    assert [warning for warning in warnings if "price" in warning] == [f"model own on route support: {said}"]
+    assert not any(
+        "price" in warning for warning in check(capsys, text.replace("usd_per_month = 5", ""))["warnings"]
+    )

@@ -52,7 +52,7 @@ HARD = "How many ways are there to tile the floor?"
 
 def test_the_json_has_the_keys_that_stay(capsys: pytest.CaptureFixture[str]) -> None:
     found = decided(capsys, HARD)
-    assert set(found) == {"estimate", "decision", "expected", "controls", "elapsed_us"}
+    assert set(found) == {"estimate", "decision", "expected", "price_source", "controls", "elapsed_us"}
     assert set(found["estimate"]) == {"p_off", "p_full", "need", "settled", "natural", "confidence", "source"}
     assert (
         set(found["estimate"]["settled"]) == set(found["estimate"]["natural"]) == {"p50", "p80", "p90", "p95"}
@@ -118,3 +118,18 @@ def test_what_cannot_be_decided_says_so(
 ) -> None:
     assert main(["decide", *argv]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_an_expected_cost_says_where_its_price_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = (HARD, "--policy", "cap:700", "--model", "o3")
+    assert decided(capsys, *argv)["price_source"] == "https://developers.openai.com/api/docs/pricing"
+    assert decided(capsys, HARD)["price_source"] is None, "the embedded model has no price"
+
+
+def test_whose_price_holds_is_told_by_the_endpoint_where_one_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("genai_prices")
+    argv = (HARD, "--model", "gpt-4o")
+    assert "openai/gpt-4o" in decided(capsys, *argv)["price_source"]
+    assert decided(capsys, *argv, "--endpoint", "vllm")["price_source"] is None

@@ -217,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
         words, answer, finish = self._script(seen)
         self.server.ended.clear()
         yield self._chunk({"role": "assistant", "content": ""})
+        if self.server.scenario == "null event":
+            yield None  # type: ignore[misc]  # no chunk at all
         if self.server.scenario == "null choice":
             yield {**self._chunk({}), "choices": [None], "usage": "none yet"}
         if self.server.scenario in ("inline", "missing open tag"):

@@ -12,14 +12,18 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from budgetctl.evals import cube, pocket
 
 from budgetctl.cli import main
+from tests.browsing import chromium, wait_for
 
 INSPECT = os.environ.get("BUDGETCTL_INSPECT", "")
+RECORDING = pocket.path().parent / "test.jsonl.gz"
 pytestmark = pytest.mark.skipif(
     not INSPECT, reason="inspect_ai has an environment of its own: make test-inspect"
 )
@@ -61,9 +65,8 @@ def in_inspect(code: str, *argv: str | Path) -> str:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped recording's natural and off rows, as logs."""
     folder = tmp_path_factory.mktemp("logs")
-    recording = pocket.path().parent / "test.jsonl.gz"
     for kind in ("natural", "off"):
-        assert main(["cube", "export", str(recording), "--only", kind, "--out", str(folder)]) == 0
+        assert main(["cube", "export", str(RECORDING), "--only", kind, "--out", str(folder)]) == 0
     return folder
 
 
@@ -72,35 +75,54 @@ def test_inspect_reads_every_number_of_an_exported_run(exported: Path) -> None:
     assert sorted(log[1] for log in logs) == ["pocket (natural)", "pocket (off)"]
     for status, task, model, samples, accuracy, right, tokens in logs:
         kind = task.partition("(")[2].rstrip(")")
-        rows = [
-            r for r in cube.load(pocket.path().parent / "test.jsonl.gz") if r.budget and r.budget.kind == kind
-        ]
+        rows = [r for r in cube.load(RECORDING) if r.budget and r.budget.kind == kind]
         assert (status, model, samples) == ("success", rows[0].model, len(rows))
         assert right == sum(r.correct for r in rows)
         assert accuracy == pytest.approx(right / samples)
         assert tokens == sum(r.reasoning_tokens or 0 for r in rows)
 
 
-def test_the_viewer_of_inspect_opens_an_exported_run(exported: Path) -> None:
+@contextmanager
+def viewing(logs: Path) -> Iterator[str]:
+    """The viewer of inspect_ai on a folder of logs, at the address that is yielded."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(INSPECT).with_name("inspect")), "view", "start", "--log-dir", str(exported)]
+    command = [str(Path(INSPECT).with_name("inspect")), "view", "start", "--log-dir", str(logs)]
     viewer = subprocess.Popen(
         [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        listed = json.loads(_get(f"http://127.0.0.1:{port}/api/logs", seconds=60))
-        names = [entry["name"] for entry in listed["files"]]
-        assert len(names) == 2
-        for name in names:
-            shown = json.loads(_get(f"http://127.0.0.1:{port}/api/logs/{urllib.parse.quote(name, safe='')}"))
-            assert shown["status"] == "success"
-            assert shown["samples"][0]["scores"]["correct"]["value"] in ("C", "I")
-        assert "<div id=" in _get(f"http://127.0.0.1:{port}/")
+        _get(f"http://127.0.0.1:{port}/api/logs", seconds=120)
+        yield f"http://127.0.0.1:{port}"
     finally:
         viewer.terminate()
         viewer.wait(timeout=30)
+
+
+def test_the_viewer_of_inspect_opens_an_exported_run(exported: Path) -> None:
+    with viewing(exported) as url:
+        names = [entry["name"] for entry in json.loads(_get(f"{url}/api/logs"))["files"]]
+        assert len(names) == 2
+        for name in names:
+            shown = json.loads(_get(f"{url}/api/logs/{urllib.parse.quote(name, safe='')}"))
+            assert shown["status"] == "success"
+            assert shown["samples"][0]["scores"]["correct"]["value"] in ("C", "I")
+
+
+def test_the_viewer_shows_an_exported_run_in_a_browser(exported: Path) -> None:
+    [log] = exported.glob("*off*.json")
+    rows = [r for r in cube.load(RECORDING) if r.budget and r.budget.kind == "off"]
+    with viewing(exported) as url, chromium() as browser:
+
+        def text() -> str:
+            return str(browser.execute_script("return document.body.innerText"))
+
+        browser.get(f"{url}/#/logs/{log.name}")
+        wait_for(lambda: f"{len(rows)} samples" in text(), seconds=120)  # drawn from the whole log
+        assert "pocket (off)" in text()
+        assert f"{sum(r.correct for r in rows) / len(rows):.3f}" in text(), "the accuracy"
+        wait_for(lambda: "The answer is " in text(), seconds=60)
 
 
 def _get(url: str, *, seconds: float = 10) -> str:

@@ -489,6 +489,40 @@ def test_choices_without_an_index_are_read(server: Scripted, make: Make):
     assert (seen.content, len(seen.reasoning.split())) == (TEXT, 55)
 
 
+@pytest.mark.parametrize("policy", ["full", "cap:50"])
+def test_an_event_that_is_null_is_passed_on_as_by_the_bare_client(server: Scripted, make: Make, policy: str):
+    server.scenario, server.thought = "null event", 5
+    asked: Any = {"model": QWEN, "messages": MESSAGES, "stream": True}
+    with OpenAI(base_url=server.url, api_key="x", max_retries=0) as bare:
+        expected = list(bare.chat.completions.create(**asked))
+    seen = list(make(policy).chat.completions.create(**asked))
+    assert expected[1] is None
+    assert seen == expected
+
+
+async def test_an_event_that_is_null_is_passed_on_by_the_asynchronous_client_too(server: Scripted):
+    server.scenario, server.thought = "null event", 5
+    async with AsyncOpenAI(base_url=server.url, api_key="x", max_retries=0) as bare:
+        client = wrap(bare, policy="cap:50", classifier=None)
+        stream = await client.chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
+        seen = [chunk async for chunk in stream]
+    assert seen[1] is None
+    assert "".join(c.choices[0].delta.content or "" for c in seen if c is not None) == TEXT
+
+
+@pytest.mark.parametrize("extra_body", ["a string", 3, [1]])
+def test_an_extra_body_that_is_no_mapping_fails_as_with_the_bare_client(
+    server: Scripted, make: Make, extra_body: Any
+):
+    failures = []
+    with OpenAI(base_url=server.url, api_key="x", max_retries=0) as bare:
+        for client in (bare, make()):
+            with pytest.raises(Exception, match=r".") as caught:  # whatever the installed SDK says of it
+                client.chat.completions.create(model=QWEN, messages=MESSAGES, extra_body=extra_body)
+            failures.append((type(caught.value), str(caught.value)))
+    assert failures[0] == failures[1]
+
+
 def test_a_stream_that_breaks_raises_the_providers_own_error(server: Scripted, make: Make):
     server.scenario = "broken"
     stream = make().chat.completions.create(model=QWEN, messages=MESSAGES, stream=True)
@@ -706,3 +740,20 @@ def test_a_model_that_no_row_knows_passes_through_and_is_recorded(make: Make, se
     found = budgetctl.outcome(stream)
     assert found.controls == ()
     assert found.budget_state.strength == "none"
+
+
+def test_a_fault_of_ours_in_every_call_is_one_line_in_the_log(
+    server: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise KeyError("What is it?")
+
+    monkeypatch.setattr("budgetctl.controller.Controller.session", broken)
+    server.thought, client = 5, make()
+    for _ in range(3):
+        reply = client.chat.completions.create(model=QWEN, messages=MESSAGES)
+        assert reply.choices[0].message.content == TEXT
+    [line] = [record.getMessage() for record in caplog.records if record.name == "budgetctl"]
+    assert line.startswith("the call goes through unchanged: KeyError at ")
+    assert "Traceback" not in caplog.text
+    assert "What is it?" not in caplog.text

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from budgetctl.engine.effects import SILENT, Silent
+from budgetctl.engine.effects import ENDED, SILENT, Ended, Silent
 
 FIELDS = ("reasoning_content", "reasoning", "thinking")
 HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -45,7 +45,7 @@ class Stream:
     open: bool = True
     at: int = 0
 
-    def receive(self, within: float | None) -> dict[str, Any] | Silent | None:
+    def receive(self, within: float | None) -> dict[str, Any] | Silent | Ended:
         if within is not None and self.at == self.stalls:
             self.open = False
             return SILENT
@@ -54,7 +54,7 @@ class Stream:
             raise Disconnected("the connection was lost")
         if self.at == len(self.chunks):
             self.open = False
-            return None
+            return ENDED
         self.at += 1
         return self.chunks[self.at - 1]
 

@@ -6,13 +6,14 @@ import pytest
 pytest.importorskip("openai")
 
 from budgetctl.evals.endpoint import EndpointBackend
-from budgetctl.evals.live import LiveQuestion
+from budgetctl.evals.live import LiveQuestion, LiveRun, Suite
 
 from budgetctl.errors import ConfigError, EvalError
 from budgetctl.pricing import Prices
 from budgetctl.types import Budget
 
 from ..engines.scripted import serving  # noqa: TID252 - tests are no package: there is no absolute name
+from ..test_certificate import certificate  # noqa: TID252 - likewise
 
 QUESTION = LiveQuestion(id="a", text="What is it?", raw={"answer": "42"})
 
@@ -76,8 +77,10 @@ def test_a_copy_elsewhere_makes_a_client_of_its_own(server):
     one = backend(server, per_minute=60, concurrency=4)
     ask(one)
     copy = pickle.loads(pickle.dumps(one))
-    assert copy._per_minute == 15
+    assert copy._line._per_minute == 15
     assert ask(copy).correct
+    two = one.with_model("QwQ-32B")
+    assert pickle.loads(pickle.dumps(two))._line._per_minute == 7.5
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,40 @@ def test_a_copy_elsewhere_makes_a_client_of_its_own(server):
 def test_what_cannot_be_is_refused(server, argument, message):
     with pytest.raises(ConfigError, match=message):
         backend(server, **argument)
+
+
+@pytest.mark.parametrize(
+    ("model", "endpoint", "policy", "holds"),
+    [
+        ("Qwen3-8B", "vllm", "cap:10+stop:none", True),
+        ("qwen3-max", "dashscope", "cap:10+stop:none", False),
+        ("qwen3-max", "dashscope", "off", False),
+        ("gpt-oss-20b", "vllm", "off", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_certificate_is_set_aside_exactly_where_a_client_sets_it_aside(
+    server, tmp_path, model, endpoint, policy, holds
+):
+    from openai import OpenAI
+
+    import budgetctl
+
+    certificate(policy, model=model, endpoint=endpoint).save(tmp_path / "cert.json")
+    named = f"certified:{tmp_path / 'cert.json'}"
+    with OpenAI(base_url=server.url, api_key="none") as plain:
+        client = budgetctl.wrap(plain, policy=named, endpoint=endpoint)
+        messages = [{"role": "user", "content": QUESTION.text}]
+        stream = client.chat.completions.create(model=model, messages=messages, stream=True)
+        list(stream)
+    outside = budgetctl.outcome(stream)
+    asked = Suite(
+        name="one",
+        questions=(QUESTION,),
+        backend=EndpointBackend(base_url=server.url, model=model, grader=right, endpoint=endpoint),
+    )
+    [result] = LiveRun(suite=asked, policies=[named], out=tmp_path / "run", classifier=None).run()[named]
+    assert (outside.certificate is not None) == holds
+    why = () if holds else (f"certificate void: {outside.certificate_void_reason}",)
+    assert result.notes == why
+    assert result.budget.reasoning_tokens == outside.decision.reasoning_tokens

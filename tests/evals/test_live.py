@@ -288,6 +288,7 @@ def test_a_certificate_that_holds_is_measured(certificate, tmp_path):
     [
         ({"endpoint": "openai"}, "endpoint: bound to 'vllm', seen 'openai'"),
         ({"sampling": {"temperature": 1.0}}, "temperature: bound to None, seen 1.0"),
+        ({"strength": "advisory"}, "cap is advisory, bound to hard controls"),
     ],
 )
 def test_a_certificate_that_does_not_hold_steps_aside_as_it_would_outside_and_says_so(

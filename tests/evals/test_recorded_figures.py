@@ -79,3 +79,36 @@ def test_on_gemma_the_classifier_saves_little_shows_no_lift_and_is_not_recommend
     assert "no fixed budget passes, and quantile:0.9 shows no lift over one" in content["verdict"]
     assert row["token_saving"] == pytest.approx(0.015, abs=0.002)
     assert row["lift_ci"][0] < 0 < row["lift_ci"][1]
+
+
+def laddered(capsys, name, rungs, *arguments):
+    code = main(["eval", "ladder", str(DATA / f"{name}.jsonl.gz"), "--rungs", rungs, *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("score", ["prompt-length", "thinkbudget", "litellm"])
+def test_on_gsm8k_no_rule_shows_that_it_beats_the_random_mix(score, capsys):
+    code, found = laddered(
+        capsys,
+        "mip_gsm8k_math",
+        "Qwen2.5-32B-Instruct@off>QwQ-32B@full",
+        *("--dataset", "MiP-gsm8k", "--score", score),
+    )
+    assert (code, found["n"]) == (1, 399)
+    seen = {
+        side: (round(found[side]["accuracy"], 3), round(found[side]["cost"])) for side in ("small", "large")
+    }
+    assert seen == {"small": (0.957, 245), "large": (0.980, 1888)}
+    assert (round(found["oracle"]["accuracy"], 3), round(found["oracle"]["cost"])) == (0.985, 314)
+    assert found["standings"]["share"]["oracle_apgr"] == pytest.approx(1.205, abs=0.001)
+    assert "brings nothing here" in found["verdict"]
+
+
+def test_on_gemma_confidence_in_a_short_thought_says_when_a_long_one_is_worth_it(capsys):
+    model = "google/gemma-4-12B-it"
+    code, found = laddered(
+        capsys, "gemma4_truncation", f"{model}@cap:2000>{model}@full", "--score", "confidence"
+    )
+    assert (code, found["drafts"]) == (0, True)
+    assert found["standings"]["cost"]["position"] == pytest.approx(0.24, abs=0.01)
+    assert found["standings"]["cost"]["position_ci"][0] > 0

@@ -239,6 +239,15 @@ def test_a_stop_preset_ends_thinking_at_the_first_trial_that_convinces_it():
     assert result.ttfo_s == PACE.seconds(303)
 
 
+def test_a_recorded_cost_has_no_trials_in_it_and_so_is_not_that_of_a_call_with_trials():
+    rows = [
+        r.model_copy(update={"cost_usd": 0.01})
+        for r in signalled("a", trials=TRIALS, natural=500, right_from=300)
+    ]
+    [full], [stopped] = (run(rows, policy) for policy in ("full", "full+stop:balanced"))
+    assert (full.cost_usd, stopped.cost_usd) == (0.01, None)
+
+
 def test_what_comes_later_in_a_trace_does_not_move_its_stop():
     later = TRIALS | {400: (0.0, 0.0)}
     stops = [

@@ -1,9 +1,6 @@
 """The page in headless Chromium. BUDGETCTL_BROWSER names the browser; where it is set nothing is skipped."""
 
-import os
 import random
-import shutil
-import time
 
 import numpy as np
 import pytest
@@ -11,35 +8,17 @@ from budgetctl.evals import report, verdict
 from budgetctl.evals.metrics import evaluate
 from budgetctl.evals.results import Result
 
+from ..browsing import WANTED, chromium, wait_for  # noqa: TID252 - tests are no package: no absolute name
 from .worlds import row
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WANTED = os.environ.get("BUDGETCTL_BROWSER")
 HOSTILE = "</script><script>window.broken = true</script><b>What</b> is 1 + 1?"
 POLICIES = {"full": 1.0, "off": 0.55, "cap:50": 0.8, "cap:100": 0.9, "quantile:0.9": 0.97, "auto": 0.99}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    pytest.importorskip("selenium", reason="selenium is not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    binary = next((path for name in ([WANTED] if WANTED else NAMES) if (path := shutil.which(name))), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        missing = "chromedriver" if binary else WANTED or "Chromium"
-        if WANTED:
-            pytest.fail(f"BUDGETCTL_BROWSER={WANTED}: {missing} was not found")
-        pytest.skip(f"no {missing} was found; make test-browser insists on it")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    yield found
-    found.quit()
+    with chromium() as found:
+        yield found
 
 
 def world(n, *, text=200):
@@ -115,14 +94,6 @@ def opened(browser, path, *, width=1280, scheme="light"):
     browser.get(path.as_uri())
     wait_for(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
     return browser
-
-
-def wait_for(condition, *, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-    return found
 
 
 def all_of(page, selector):

@@ -68,6 +68,17 @@ def test_draws_of_a_batch_repeat_with_its_seed():
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_trial_answers_of_a_model_in_this_process_are_as_the_settings_say():
+    pytest.importorskip("transformers")
+    settings = EvalSettings.model_validate({"trials": {"every": 4, "tokens": 3}})
+    suite = open_suite("pocket", limit=2, **with_settings("pocket", {}, settings=settings))
+    assert suite.backend.settings["trials"] == {"every": 4, "tokens": 3}
+    usual = open_suite("pocket", limit=2, **with_settings("pocket", {}, settings=EvalSettings()))
+    assert "trials" not in usual.backend.settings
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        EvalSettings.model_validate({"trials": {"tokens": 0}})
+
+
 def test_settings_fill_what_is_not_given_except_for_the_built_in_suite():
     settings = EvalSettings(model="m", base_url="http://127.0.0.1:1/v1")
     given = {"model": "mine", "grader": None}

@@ -8,6 +8,8 @@ listed here runs in the environment of ``make test``.
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 import time
@@ -62,14 +64,18 @@ FAMILIES: Mapping[str, Family] = {
         extra="litellm",
         packages=("litellm[proxy]",),
         module="litellm",
-        tests=("tests/integrations/test_litellm.py", "tests/integrations/test_litellm_proxy.py"),
+        tests=(
+            "tests/integrations/test_litellm.py",
+            "tests/integrations/test_litellm_proxy.py",
+            "tests/ledger/test_everywhere.py",
+        ),
         pages=("litellm.md",),
     ),
     "pydantic-ai": Family(
         extra="pydantic-ai",
         packages=("pydantic-ai-slim[openai,anthropic,google]",),
         module="pydantic_ai",
-        tests=("tests/integrations/test_pydantic_ai.py",),
+        tests=("tests/integrations/test_pydantic_ai.py", "tests/ledger/test_everywhere.py"),
         pages=("pydantic-ai.md",),
     ),
     "instructor": Family(
@@ -85,6 +91,12 @@ FAMILIES: Mapping[str, Family] = {
         module="agents",
         tests=("tests/integrations/test_openai_agents.py",),
         pages=("openai-agents.md",),
+    ),
+    "ray": Family(
+        extra="ray",
+        packages=("torch", "transformers>=5.0", "tqdm>=4.66"),
+        module="ray",
+        tests=("tests/evals/test_engines.py",),
     ),
     "extras": Family(module="pytest", tests=("tests/packaging/test_extras.py",)),
 }
@@ -102,6 +114,9 @@ def ready(name: str, family: Family) -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
         subprocess.run([*pip, "--upgrade", "pip>=24"], check=True)
+        if "torch" in family.packages:  # from the index that serves the build of this machine
+            index = shlex.split(os.environ.get("TORCH_INDEX", ""))
+            subprocess.run([*pip, *index, "torch"], check=True)
         subprocess.run([*pip, "--editable", ours, *family.packages, *TOOLS], check=True, cwd=ROOT)
         subprocess.run([python, "-c", f"import {family.module}"], check=True)
         stamp.write_text(wanted)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import budgetctl
 from budgetctl import ConfigError, budgeted
@@ -110,6 +112,58 @@ def test_a_method_keeps_its_self():
     me, llm = bot.ask("why?")
     assert me is bot
     assert "extra_body" in llm
+
+
+def test_a_method_keeps_its_self_under_another_policy_too():
+    class Bot(BaseModel):
+        name: str = "bot"
+
+        @budgeted("cap:100", **QWEN)
+        def ask(self, question: str, **llm: Any) -> tuple[Any, dict[str, Any]]:
+            """Ask."""
+            return self, llm
+
+        @budgeted("cap:100", **QWEN)
+        async def later(self, question: str, **llm: Any) -> tuple[Any, dict[str, Any]]:
+            return self, llm
+
+        @retried
+        @budgeted("cap:100", **QWEN)
+        async def again(self, question: str, **llm: Any) -> tuple[Any, dict[str, Any]]:
+            return self, llm
+
+    class Louder(Bot):
+        def ask(self, question: str, **llm: Any) -> tuple[Any, dict[str, Any]]:
+            return super().ask(question.upper(), **llm)
+
+    bot = Bot()
+    for me, llm in (
+        bot.ask.with_policy("cap:7")("why?"),
+        bot.ask.with_policy("off").with_policy("cap:7")("why?"),
+        Bot.ask.with_policy("cap:7")(bot, "why?"),
+        asyncio.run(bot.later.with_policy("cap:7")("why?")),
+    ):
+        assert me is bot
+        assert llm["extra_body"]["thinking_token_budget"] == 7
+    assert Louder().ask("why?")[1]["extra_body"]["thinking_token_budget"] == 100
+    assert asyncio.run(bot.again("why?"))[0] is bot
+    assert (bot.ask.__name__, bot.ask.__doc__, list(inspect.signature(bot.ask).parameters)) == (
+        "ask",
+        "Ask.",
+        ["question", "llm"],
+    )
+    assert [inspect.iscoroutinefunction(f) for f in (bot.ask, bot.later, Bot.later)] == [False, True, True]
+
+
+def retried(function: Any) -> Any:
+    """A decorator of somebody else's that asks what it is around."""
+    assert inspect.iscoroutinefunction(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return call
 
 
 def test_messages_and_named_queries_are_read():

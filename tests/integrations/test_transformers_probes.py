@@ -287,8 +287,10 @@ def test_a_row_whose_text_has_ended_is_not_looked_at(loaded: Any) -> None:
 
 def test_the_record_says_what_ended_a_thought_and_what_it_cost(loaded: Any) -> None:
     from budgetctl.controller import Controller
+    from budgetctl.pricing import Prices
 
-    controller = Controller("full+stop:balanced", classifier=None, strict=True)
+    prices = Prices.load({"*": {"usd_per_hour": 3.6, "tokens_per_s": 100, "prompt_tokens_per_s": 1000}})
+    controller = Controller("full+stop:balanced", classifier=None, strict=True, prices=prices)
     done = generate(
         *loaded, CHATS[:2], controller=controller, trials=POCKET_TRIALS, close_text=pocket.CLOSE_TEXT
     )
@@ -298,6 +300,9 @@ def test_the_record_says_what_ended_a_thought_and_what_it_cost(loaded: Any) -> N
         assert one.outcome.stop.reason is one.stop
         assert one.outcome.stop.criterion == one.criterion
         assert one.outcome.stop.probe_tokens == one.probe_tokens
+        read = (one.usage.prompt_tokens or 0) + one.prefilled_tokens
+        said = (one.usage.reasoning_tokens or 0) + (one.usage.answer_tokens or 0) + one.probe_tokens
+        assert one.outcome.cost_usd == pytest.approx(read * 1e-6 + said * 1e-5)
     assert any(one.probe_tokens for one in done)
 
 
@@ -366,3 +371,45 @@ def test_presets_of_one_call_are_not_those_that_a_certificate_was_made_with(load
     assert sampled.outcome is not None
     assert sampled.outcome.certificate is None, "it was made with greedy decoding"
     assert "temperature: bound to None, seen 0.7" in (sampled.outcome.certificate_void_reason or "")
+
+
+SOON = {"balanced": {"trial_answer": {"confidence": 0.9, "mass": 0.03}, "min_think": 8}}
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [Budget(stop="balanced"), Budget(reasoning_tokens=5), Budget(reasoning_tokens=37)],
+    ids=["settled", "cap 5", "cap 37"],
+)
+def test_a_thought_that_goes_on_is_the_one_that_was_never_interrupted(loaded, stopped):
+    chats = [question.text for question in pocket.questions("test", 16, seed=5)]
+    options: Any = {
+        "trials": POCKET_TRIALS, "presets": SOON, "close_text": pocket.CLOSE_TEXT, "do_sample": False
+    }  # fmt: skip
+
+    def ask(budget: Budget, **more: Any) -> list[Any]:
+        return generate(*loaded, chats, budgets=[budget] * len(chats), **options, **more)
+
+    whole, drafts = ask(Budget()), ask(stopped)
+    assert sum(draft.stop != "natural" for draft in drafts) > 8
+    later = ask(Budget(), thoughts=[draft.thought for draft in drafts])
+    for one, draft, more in zip(whole, drafts, later, strict=True):
+        assert (more.reasoning, more.answer, more.thought) == (one.reasoning, one.answer, one.thought)
+        added = one.usage.reasoning_tokens - len(draft.thought)
+        assert more.usage.reasoning_tokens == added
+        assert more.usage.prompt_tokens == one.usage.prompt_tokens + 1 + len(draft.thought)
+
+
+def test_the_cap_counts_a_thought_that_was_begun(loaded):
+    chats = [question.text for question in pocket.questions("test", 16, seed=5)]
+    options: Any = {"close_text": pocket.CLOSE_TEXT, "do_sample": False}
+    budgets = [Budget(reasoning_tokens=40)] * len(chats)
+    once = generate(*loaded, chats, budgets=budgets, **options)
+    begun = generate(*loaded, chats, budgets=[Budget(reasoning_tokens=20)] * len(chats), **options)
+    thoughts = [draft.thought for draft in begun]
+    twice = generate(*loaded, chats, budgets=budgets, thoughts=thoughts, **options)
+    assert [(t.reasoning, t.answer, t.stop) for t in twice] == [(t.reasoning, t.answer, t.stop) for t in once]
+    off = generate(*loaded, chats, budgets=[Budget(reasoning_tokens=0)] * 16, thoughts=thoughts, **options)
+    assert {t.usage.reasoning_tokens for t in off} == {0}
+    with pytest.raises(ValueError, match="one thought per conversation, seen 1 for 16"):
+        generate(*loaded, chats, thoughts=[()], **options)

@@ -195,8 +195,12 @@ def test_tasks_never_spend_more_than_the_limit_also_when_they_are_cancelled(make
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert {type(result) for result in results} <= {type(None), asyncio.CancelledError}
-        await asyncio.sleep(0.1)  # what was cancelled on its way arrives
-        return meter, (await book.standing())[0]
+        for _ in range(100):  # what was cancelled on its way arrives
+            standing = (await book.standing())[0]
+            if not standing.held:
+                break
+            await asyncio.sleep(0.05)
+        return meter, standing
 
     with loop_of(make_async) as (runner, store):
         meter, standing = runner.run(all_of(store))

@@ -98,6 +98,38 @@ def test_what_nobody_knows_of_the_usage_is_charged_as_it_was_reserved(store: Sto
     assert stands(book) == [(60, 0)]
 
 
+def test_a_prompt_that_nobody_counted_is_charged_as_it_was_reserved_and_the_output_as_it_was(store: Store):
+    book = ledger(store, limit(tokens=100))
+    held = book.reserve(WorstCase(prompt_tokens=30, output_tokens=50))
+    held.settle(Usage(reasoning_tokens=3, answer_tokens=4))
+    assert stands(book) == [(37, 0)]
+
+
+def test_without_enforcement_everything_is_counted_and_nothing_refused(store: Store):
+    book = ledger(store, limit(tokens=10))
+    book.reserve(worst(30), enforce=False).settle(used(25))
+    assert stands(book) == [(25, 0)]
+    with pytest.raises(LimitExceeded):
+        book.reserve(worst(1))
+
+
+def test_what_could_not_be_charged_is_charged_before_anything_else_is_reserved(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    book = ledger(store, limit(tokens=100))
+    held = book.reserve(worst(60))
+    with monkeypatch.context() as away:
+        away.setattr(book.store, "settle", lambda *_: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                held.settle(used(50))
+        with pytest.raises(ZeroDivisionError):
+            book.reserve(worst(1))
+    book.reserve(worst(1)).release()
+    assert stands(book) == [(50, 0)]
+    assert held.settle(used(50)) == "again"
+
+
 def test_a_call_that_used_more_than_it_reserved_is_charged_in_full(store: Store):
     book = ledger(store)
     book.reserve(worst(60)).settle(used(140))
@@ -439,10 +471,15 @@ def test_the_worst_case_of_a_budget_is_its_cap_with_grace_and_the_answer():
     case = WorstCase.of(query, Budget(reasoning_tokens=1_000, answer_tokens=300))
     assert case == WorstCase(model="dear", prompt_tokens=101, output_tokens=1_400)
     assert WorstCase.of(query, Budget(reasoning_tokens=0, answer_tokens=300)).output_tokens == 300
-    assert WorstCase.of(query, Budget(reasoning_tokens=1_000), output_limit=700).output_tokens == 700
+    assert WorstCase.of(query, Budget(reasoning_tokens=1_000), output_limit=9_000).output_tokens == 9_000
+    assert WorstCase.of(query, Budget(), natural_tokens=5_000, answer_tokens=100).output_tokens == 5_100
     assert WorstCase.of(query, Budget(), output_limit=700).output_tokens == 700
     with pytest.raises(ConfigError, match="output_limit"):
         WorstCase.of(query, Budget())
+
+
+def test_a_chinese_character_is_a_token():
+    assert WorstCase.of(Query.from_text("\u6c34" * 30), Budget(), output_limit=1).prompt_tokens == 30
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, True, 10**16])
@@ -462,6 +499,8 @@ def test_a_worst_case_is_a_number_of_tokens(tokens: Any):
         ({"usd": 1, "tokens": 1}, "say either usd or tokens"),
         ({"usd": float("nan")}, "limits.0.usd"),
         ({"tokens": -1}, "greater than or equal to 0, seen -1"),
+        ({"tokens": True}, "limits.0.tokens"),
+        ({"usd": True}, "limits.0.usd"),
         ({"scope": {"user": "*"}}, "'key', 'route' or 'tenant'"),
         ({"exceeded": "ignore"}, "'refuse' or 'cheaper'"),
         ({"name": "a b"}, "limits.0.name"),
@@ -472,6 +511,11 @@ def test_a_limit_that_cannot_work_is_named(given: dict[str, Any], said: str):
     with pytest.raises(ConfigError) as refused:
         Ledger({"limits": [limit(**given)]})
     assert said in str(refused.value)
+
+
+def test_a_store_is_one():
+    with pytest.raises(ConfigError, match="store: seen str, allowed: RedisStore"):
+        Ledger({"limits": [limit()]}, store="redis://localhost")  # type: ignore[arg-type]
 
 
 def test_names_of_limits_differ():
@@ -486,7 +530,10 @@ def test_a_reservation_has_an_end(seconds: Any):
 
 
 def test_a_call_has_a_rung():
-    with pytest.raises(ConfigError, match="no rung"):
+    for wrong in ("x", None, [1]):
+        with pytest.raises(ConfigError, match="allowed: one WorstCase or more"):
+            ledger(MemoryStore()).reserve(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="seen \\[\\], allowed: one WorstCase"):
         ledger(MemoryStore()).reserve([])
 
 
@@ -501,3 +548,35 @@ def test_the_error_is_one_of_ours_and_crosses_processes():
         ledger(MemoryStore()).reserve(worst(101))
     copy = pickle.loads(pickle.dumps(refused.value))
     assert (type(copy), str(copy), vars(copy)) == (LimitExceeded, str(refused.value), vars(refused.value))
+
+
+def test_accounts_that_only_refuse_are_forgotten(clock: Clock):
+    """Whoever asks under ever new names does not fill the memory."""
+    store = MemoryStore(clock=clock)
+    book = ledger(store, limit(tokens=0, scope={"tenant": "*"}))
+    for i in range(5_000):
+        with pytest.raises(LimitExceeded):
+            book.reserve(worst(1), tenant=str(i))
+    assert len(store._kept) <= 1_000
+
+
+def test_a_clock_that_was_far_ahead_does_not_fill_the_memory(clock: Clock):
+    store = MemoryStore(clock=clock)
+    book = ledger(store, limit(tokens=10_000))
+    before, clock.now = clock.now, clock.now + 365 * 86_400_000
+    for _ in range(100):
+        book.reserve(worst(1)).settle()
+    clock.now = before
+    for _ in range(10):
+        for _ in range(100):
+            book.reserve(worst(1)).settle()
+        clock.now += 7_300_000
+    assert len(store._done) <= 201
+
+
+def test_who_pays_has_a_name_and_what_is_charged_is_a_usage():
+    book = ledger(MemoryStore())
+    with pytest.raises(ConfigError, match="tenant: seen 5, allowed: a string"):
+        book.reserve(worst(1), tenant=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="usage: seen dict"):
+        book.reserve(worst(1), key="k", tenant="t").settle({"prompt_tokens": 1})  # type: ignore[arg-type]

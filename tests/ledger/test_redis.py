@@ -164,7 +164,22 @@ async def test_a_ledger_for_coroutines(redis_url: str, prefix: str):
 def test_what_is_no_address_is_named():
     from budgetctl.ledger.redis import RedisStore
 
-    with pytest.raises(ConfigError, match="redis: seen 'http'://"):
+    with pytest.raises(ConfigError, match="redis: seen http://"):
         RedisStore.from_url("http://user:secret@localhost")
+    with pytest.raises(ConfigError, match="redis: seen NoneType"):
+        RedisStore.from_url(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"prefix: seen 'a\{b'"):
         RedisStore.from_url("redis://localhost", prefix="a{b")
+
+
+def test_reservations_that_the_server_forgets_do_not_count_for_good(
+    redis_client: Any, store: Any, prefix: str
+):
+    """A key that is emptied and made anew lives shorter than the sums beside it."""
+    book = Ledger({"limits": [{"name": "burst", "tokens": 100, "window": "10s"}]}, store=store)
+    book.reserve(worst(10), hold_s=7_200).release()
+    book.reserve(worst(60), hold_s=900)  # and its client dies
+    for name in redis_client.scan_iter(f"{{{prefix}}}:holds:*"):
+        redis_client.delete(name)  # as its expiry does
+    assert book.standing()[0].held == 0
+    book.reserve(worst(100)).release()

@@ -28,6 +28,7 @@ MODULES = {
     "pytest": "budgetctl.evals.plugin",
     "ray": "budgetctl.evals.engines",
     "redis": "budgetctl.ledger.redis",
+    "prices": "budgetctl.pricing",
 }
 """What each extra is for."""
 TOGETHER = {"all", "dev"}

@@ -40,7 +40,21 @@ VALUES = {
     "speed",
     "stopping",
 }
-MIDDLE = {"adapters", "audit", "bill", "config", "controller", "doctor", "engine", "guard", "logs", "session"}
+MIDDLE = {
+    "adapters",
+    "audit",
+    "bill",
+    "charging",
+    "config",
+    "controller",
+    "doctor",
+    "engine",
+    "guard",
+    "ladder",
+    "logs",
+    "session",
+    "slo",
+}
 OUTER = {"integrations"}
 TIERS = [GROUND, VALUES, MIDDLE, OUTER, {"cli"}]
 

@@ -21,8 +21,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # From a copy: setuptools leaves a build folder beside the sources, and would ship what is stale in it.
     skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "tests", "__pycache__")
     source = Path(shutil.copytree(ROOT, folder / "source", ignore=skip))
-    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "-v", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*pip, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True, text=True
+    )
+    assert "is absent from the `packages` configuration" not in done.stdout + done.stderr
     [built] = folder.glob("*.whl")
     return built
 
@@ -49,6 +52,7 @@ def test_the_wheel_has_every_data_file(wheel: Path):
         "budgetctl/py.typed",
         "budgetctl/capabilities.toml",
         "budgetctl/prices.toml",
+        "budgetctl/ledger/ledger.lua",
         "budgetctl/classifiers/default.npz",
         "budgetctl/evals/pocket/pocket-1/model.safetensors",
         "budgetctl/evals/pocket/test.jsonl.gz",

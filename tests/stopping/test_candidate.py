@@ -24,7 +24,12 @@ def at(text: str, *, tokens: int = 400, boundary: bool = True, trial: Trial | No
         ("the answer would be option B.", ["b"]),
         ("I would go with option (C), then.", ["c"]),
         ("the answer is 1,250 dollars.", ["1,250 dollars"]),
+        ("the answer is: C", ["c"]),
+        ("The correct answer is : **12**.", ["12"]),
+        ("so the answer is:\nParis.", ["paris"]),
         ("the answer is not 5.", []),
+        ("the answer is: not clear yet.", []),
+        ("the answer is:", []),
         ("the answer is that nobody knows.", []),
         ("No answer here, and no options.", []),
         ("an optional answer", []),
@@ -49,6 +54,12 @@ def test_a_statement_opens_the_gate_to_a_trial():
 def test_an_old_statement_opens_no_gate():
     assert CandidateSeen().observe(at("The answer is 7. " + "And so on. " * 50)) is None
     assert CandidateSeen().observe(at("The answer is 7.", boundary=False)) is None
+
+
+def test_a_table_may_end_thoughts_at_the_first_statement():
+    own = soft("balanced", presets={"balanced": {"candidate_seen": {}, "min_think": 3}})
+    assert own is not None
+    assert own.observe(at("So the answer is 7.")) is not None
 
 
 SURE = "The answer is 7. Wait, let me check. The answer is 7. Hmm. So the answer is 7. "

@@ -63,6 +63,19 @@ def test_deadline_keeps_the_time_to_answer() -> None:
     )
 
 
+def test_deadline_keeps_what_its_tail_says() -> None:
+    seen = []
+
+    def tail_s(tokens: float, *, s_per_token: float | None, ttft_s: float | None) -> float:
+        seen.append((tokens, s_per_token, ttft_s))
+        return 4.0
+
+    deadline = Deadline(10, answer_tokens=125, tail_s=tail_s)
+    assert deadline.observe(progress(elapsed_s=5.9, s_per_token=0.02)) is None
+    assert deadline.observe(progress(elapsed_s=6.0, s_per_token=0.02)) is not None
+    assert seen == [(125, 0.02, None)] * 2
+
+
 def test_deadline_without_a_measured_pace_is_the_deadline_itself() -> None:
     assert Deadline(10).observe(progress(elapsed_s=9.9)) is None
     assert Deadline(10).observe(progress(elapsed_s=10.0)) is not None

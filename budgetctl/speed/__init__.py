@@ -1,0 +1,21 @@
+"""How fast each endpoint and model answers, learned from the calls that went through.
+
+A request that waited ``ttft`` seconds for its first token and ended after ``seconds`` with ``tokens`` tokens
+says that one token took ``(seconds - ttft) / tokens``; the median of that is kept by how many calls were in
+flight. What a request waits for the others is the sum of their service times, as far as the server takes one
+after the other: ``ttft = alone + share * (in flight - 1) * service``. The share is about 1 for a server that
+serves one request at a time and about 0 for one that serves all at once; it is measured like the rest.
+
+All of it is by weighted medians over recent calls: one stalled call must not move a deadline, and load
+changes over the day. How far such forecasts were off is kept as well: the 95th percentile of observed /
+predicted is the margin that deadlines are kept with (split conformal prediction, with weights that fade as in
+Barber et al., Conformal prediction beyond exchangeability, 2023).
+"""
+
+from __future__ import annotations
+
+from .flight import Flight, Request
+from .place import Adherence
+from .speeds import Speeds
+
+__all__ = ["Adherence", "Flight", "Request", "Speeds"]
