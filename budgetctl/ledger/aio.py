@@ -56,23 +56,27 @@ class AsyncLedger:
         return AsyncReservation(self._book, asked, reply, self.store)
 
     async def _reserved(self, asked: Asked) -> Sequence[int]:
-        """Return the store's reply. Where the task is cancelled before, what was reserved is given back."""
-        waiting = True
+        """Return the store's reply. Where the task is cancelled before it has it, all is given back."""
 
         async def reserve() -> Sequence[int]:
-            sent = self.store.reserve(asked.id, asked.accounts, asked.units, hold_ms=asked.hold_ms)
-            reply = await _reply(sent)
-            if not waiting and reply[0] != REFUSED:
-                await AsyncReservation(self._book, asked, reply, self.store).release()
-            return reply
+            return await _reply(
+                self.store.reserve(asked.id, asked.accounts, asked.units, hold_ms=asked.hold_ms)
+            )
 
         if isinstance(self.store, MemoryStore):
             return await reserve()
+        sending = _kept(reserve())
         try:
-            return await _delivered(reserve())
-        except asyncio.CancelledError:
-            waiting = False
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:  # also where the reply has come and nobody got to see it
+            _kept(self._give_back(asked, sending)).add_done_callback(_note)
             raise
+
+    async def _give_back(self, asked: Asked, sending: asyncio.Future[Sequence[int]]) -> Sequence[int]:
+        reply = await sending
+        if reply[0] != REFUSED:
+            await AsyncReservation(self._book, asked, reply, self.store).release()
+        return reply
 
     async def standing(
         self, *, key: str | None = None, route: str | None = None, tenant: str | None = None
@@ -134,14 +138,20 @@ async def _delivered(reply: Sequence[int] | Awaitable[Sequence[int]]) -> Sequenc
     """Wait for a reply; where the waiting is cancelled, the operation goes on."""
     if not inspect.isawaitable(reply):
         return reply
-    sending = asyncio.ensure_future(reply)
-    _sending.add(sending)
-    sending.add_done_callback(_sending.discard)
+    sending = _kept(reply)
     try:
         return await asyncio.shield(sending)
     except asyncio.CancelledError:
         sending.add_done_callback(_note)
         raise
+
+
+def _kept(reply: Awaitable[Sequence[int]]) -> asyncio.Future[Sequence[int]]:
+    """Begin an operation, and hold on to it until it has ended."""
+    sending = asyncio.ensure_future(reply)
+    _sending.add(sending)
+    sending.add_done_callback(_sending.discard)
+    return sending
 
 
 def _note(sent: asyncio.Future[Sequence[int]]) -> None:

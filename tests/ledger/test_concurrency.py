@@ -231,6 +231,37 @@ def test_a_cancelled_task_gives_its_reservation_back_at_once(make_async: Callabl
     assert (standing.spent, standing.held) == (0, 0)
 
 
+def test_a_reply_that_comes_as_the_task_is_cancelled_leaves_nothing_reserved():
+    accounts = MemoryStore()
+
+    class Elsewhere:
+        """Cancels the task that waits, with the reply on its way to it."""
+
+        async def reserve(self, *asked: Any, **more: Any) -> Any:
+            asyncio.get_running_loop().call_soon(task.cancel)
+            return accounts.reserve(*asked, **more)
+
+        async def settle(self, *asked: Any) -> Any:
+            return accounts.settle(*asked)
+
+        async def read(self, *asked: Any) -> Any:
+            return accounts.read(*asked)
+
+    async def scenario() -> Any:
+        nonlocal task
+        book = AsyncLedger(SETTINGS, store=Elsewhere())
+        task = asyncio.create_task(book.reserve(worst(60)))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return (await book.standing())[0]
+
+    task: Any = None
+    standing = asyncio.run(scenario())
+    assert (standing.spent, standing.held) == (0, 0)
+
+
 @pytest.mark.parametrize("cancelled", ["reserve", "settle"])
 def test_what_is_cancelled_on_its_way_leaves_nothing_reserved(
     redis_client: Any, redis_url: str, cancelled: str
