@@ -19,10 +19,11 @@ from .types import Budget, Decision, Estimate, Limits, Query
 if TYPE_CHECKING:
     from .callbacks import Callbacks
     from .config import Settings
-    from .controller import Controller, override
+    from .controller import Controller
     from .integrations.decorator import budgeted
     from .integrations.wrapping import wrap
     from .outcomes import Outcome, outcome
+    from .overrides import override
     from .records import JsonlSink, feedback
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ _LAZY = {
     "budgeted": "integrations.decorator",
     "feedback": "records",
     "outcome": "outcomes",
-    "override": "controller",
+    "override": "overrides",
     "wrap": "integrations.wrapping",
 }
 

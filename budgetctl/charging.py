@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Any
 from budgetctl.adapters.base import ABORT_CONTINUE, DEADLINE, LIVE_END, STOP
 from budgetctl.errors import ConfigError, LedgerUnavailable, LimitExceeded, brief
 from budgetctl.ledger import Ledger, MemoryStore, Reservation, WorstCase
-from budgetctl.policy import at_most
-from budgetctl.policy.caps import CAPS
+from budgetctl.policy import CAPS, Situation, at_most, expect
 from budgetctl.stopping.criteria import with_grace
 from budgetctl.types import Budget, Decision, Usage, tighter
 
 if TYPE_CHECKING:
     from budgetctl.adapters import Rendered
-    from budgetctl.capabilities import Capability
-    from budgetctl.policy import Situation
     from budgetctl.pricing import Prices
+    from budgetctl.session import Session
 
 logger = logging.getLogger("budgetctl")
 
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
 """Names of the output limit in the dialects."""
-
 
 _NO_CAPS = frozenset({DEADLINE, LIVE_END, STOP})
 """Controls that end a thought, and not at a number of tokens."""
@@ -128,15 +125,24 @@ class Charge:
             self.note = f"not counted under any limit: {error}"
             return None
 
-    def settle(self, usage: Usage | None, cost: float | None) -> None:
-        """Charge what was used; what is unknown of it is charged as it was reserved. Never fails."""
+    def settle(self, usage: Usage | None, cost: float | None, *, error: BaseException | None = None) -> None:
+        """Charge what was used; what is unknown of it is charged as it was reserved. Never fails.
+
+        Args:
+            usage: Tokens; None is unknown.
+            cost: Dollars; None works them out from the usage.
+            error: What ended the call, which is given back where it cannot have cost anything.
+        """
+        if error is not None and not _generated(usage) and not _was_made(error):
+            self.release()
+            return
         held = self._close()
         if held is None:
             return
         try:
             _quietly(lambda: held.settle(usage, cost))
-        except ConfigError as error:  # counts of a server's that cannot be
-            logger.warning("a call is charged as it was reserved: %s", error)
+        except ConfigError as failed:  # counts of a server's that cannot be
+            logger.warning("a call is charged as it was reserved: %s", failed)
             _quietly(held.settle)
 
     def release(self) -> None:
@@ -160,76 +166,58 @@ def _quietly(send: Callable[[], Any]) -> None:
         logger.warning("what a call has spent is not counted yet: %s", brief(error))
 
 
+def _generated(usage: Usage | None) -> bool:
+    return usage is not None and bool(usage.output_tokens or usage.reasoning_tokens or usage.answer_tokens)
+
+
+def _was_made(error: BaseException) -> bool:
+    """Whether a call that ended so may have cost something: not where the provider refused it or was away."""
+    if isinstance(error, ConfigError | LedgerUnavailable | LimitExceeded):
+        return False
+    status = getattr(error, "status_code", getattr(error, "code", None))  # Google's calls it a code
+    refused = isinstance(status, int) and status >= 400
+    cause = error.__cause__ or error
+    return not refused and type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
 def charge(
-    ledger: Ledger,
-    *,
-    payer: Payer,
-    prices: Prices,
-    enforce: bool,
-    decided: tuple[Decision, Rendered],
-    write: Callable[[Budget], Rendered],
-    changed: Callable[[Budget], Decision],
-    capability: Capability,
-    situation: Situation,
-    place: str,
+    session: Session, *, payer: Payer, rendered: Rendered, write: Callable[[Budget], Rendered]
 ) -> Charge | None:
-    """Return the account of a call; None where no limit is for it.
+    """Return the account of a call with its controller's ledger; None where no limit is for it.
 
     Args:
-        ledger: Keeps the limits.
-        payer: Whose.
-        prices: What models cost.
-        enforce: Budgets are written into calls, and limits kept.
-        decided: The decision, and what was rendered of it.
+        session: The call, as it was decided.
+        payer: Whose limits.
+        rendered: What was rendered of the decision, also where it is only observed.
         write: Renders another budget.
-        changed: Returns the decision with another budget.
-        capability: What the model can do.
-        situation: Of the call.
-        place: Where it goes.
     """
+    ledger = session.controller.ledger
+    assert ledger is not None
     limits = ledger.limits(key=payer.key, route=payer.route, tenant=payer.tenant)
     if not limits:
         return None
-    decision, rendered = decided
-
-    def worst(budget: Budget, rendered: Rendered, *, limited: bool) -> WorstCase:
-        return _worst(
-            budget,
-            rendered,
-            limited=limited,
-            situation=situation,
-            capability=capability,
-            unknown=ledger.settings.worst_output_tokens,
-            place=place,
-        )
-
-    if not enforce:
-        decision, rendered = replace(decision, budget=Budget(stop="none")), write(Budget(stop="none"))
-    rungs = [
-        Rung(
-            decision=decided[0],
-            rendered=decided[1],
-            worst=worst(decision.budget, rendered, limited=True),
-        )
-    ]
+    budget, sent = session.budget, rendered if session.enforcing else write(session.budget)
+    worst = _worst(session, budget, sent, limited=True)
+    rungs = [Rung(decision=session.decision, rendered=rendered, worst=worst)]
     cheaper = [limit.name for limit in limits if limit.exceeded == "cheaper"]
-    if enforce and cheaper:
+    if session.enforcing and cheaper:
         names = " or ".join(repr(name) for name in cheaper)
-        rungs += _cheaper(rungs[0], f"limit {names}", write, changed, worst, situation)
-    return Charge(ledger, payer=payer, rungs=rungs, prices=prices, enforce=enforce)
+        rungs += _cheaper(session, f"limit {names}", write, least=worst.output_tokens)
+    prices = session.controller.prices
+    return Charge(ledger, payer=payer, rungs=rungs, prices=prices, enforce=session.enforcing)
 
 
 def _cheaper(
-    first: Rung,
-    limit: str,
-    write: Callable[[Budget], Rendered],
-    changed: Callable[[Budget], Decision],
-    worst: Callable[..., WorstCase],
-    situation: Situation,
+    session: Session, limit: str, write: Callable[[Budget], Rendered], *, least: int
 ) -> Iterator[Rung]:
-    """Yield the same call with less and less thinking, as far as the model can be held to it."""
-    decided = first.decision.budget
-    least = first.worst.output_tokens
+    """Yield the same call with less and less thinking, as far as the model can be held to it.
+
+    Args:
+        limit: Names what demands it.
+        least: Output tokens of the call as it was decided.
+    """
+    decision = session.decision
+    decided, situation = decision.budget, _situation(session)
     caps = [c for c in reversed(CAPS) if decided.reasoning_tokens is None or c < decided.reasoning_tokens]
     for cap in [*caps, 0]:
         why = f"{limit}: at most {cap:,} tokens of thinking" if cap else f"{limit}: no thinking"
@@ -237,10 +225,35 @@ def _cheaper(
         rendered = write(budget)
         if not _keeps(budget, rendered):
             continue
-        found = worst(budget, rendered, limited=False)
-        if found.output_tokens < least:
-            least = found.output_tokens
-            yield Rung(decision=changed(budget), rendered=rendered, worst=found)
+        worst = _worst(session, budget, rendered, limited=False)
+        if worst.output_tokens < least:
+            least = worst.output_tokens
+            yield Rung(decision=_changed(decision, budget, situation), rendered=rendered, worst=worst)
+
+
+def _situation(session: Session) -> Situation:
+    decision = session.decision
+    return Situation(
+        query=session.query,
+        estimate=decision.estimate if decision.fallback is None else None,
+        facts=session.capability.facts(),
+    )
+
+
+def _changed(decision: Decision, budget: Budget, situation: Situation) -> Decision:
+    """Return the decision with another budget, which no certificate covers and no audit is of."""
+    void = decision.certificate_void_reason
+    if decision.certificate is not None:
+        void = "a spending limit made the call a cheaper one"
+    return replace(
+        decision,
+        budget=budget,
+        reasons=(*decision.reasons, *(r for r in budget.reasons if r not in decision.reasons)),
+        expected=expect(budget, situation),
+        certificate=None,
+        certificate_void_reason=void,
+        audit=False,
+    )
 
 
 def _keeps(budget: Budget, rendered: Rendered) -> bool:
@@ -251,32 +264,23 @@ def _keeps(budget: Budget, rendered: Rendered) -> bool:
     return not missing and bool(carried)
 
 
-def _worst(
-    budget: Budget,
-    rendered: Rendered,
-    *,
-    limited: bool,
-    situation: Situation,
-    capability: Capability,
-    unknown: int,
-    place: str,
-) -> WorstCase:
+def _worst(session: Session, budget: Budget, rendered: Rendered, *, limited: bool) -> WorstCase:
     """Return the worst case of a rendered call.
 
     Args:
         limited: It is the decided one: where an output limit is sent, that is what it may use. A cheaper one
             is cheaper by its cap.
-        unknown: Output tokens of a call that nothing bounds.
     """
-    said = _flat(rendered.params)
+    said, capability = _flat(rendered.params), session.capability
     limit = next((n for name in _LIMITS if type(n := said.get(name)) is int and n > 0), None)
     if budget.reasoning_tokens is not None and not _keeps(budget, rendered):
         budget = replace(budget, reasoning_tokens=None)  # nobody keeps it
     natural, certain = capability.natural_p99, limit if limited else None
     if certain is None and budget.reasoning_tokens is None and natural is None:
-        certain = unknown
+        assert session.controller.ledger is not None
+        certain = session.controller.ledger.settings.worst_output_tokens
     of = WorstCase.of(
-        situation.query,
+        session.query,
         budget,
         output_limit=certain,
         natural_tokens=natural,
@@ -292,7 +296,7 @@ def _worst(
         of,
         prompt_tokens=prompt,
         output_tokens=output * (choices if isinstance(choices, int) else 1),
-        place=place,
+        place=session.place,
     )
 
 

@@ -6,14 +6,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from budgetctl.callbacks import Callbacks
-from budgetctl.conversation import KEPT, Conversation, Conversations, conversation_of, current_id
+from budgetctl.conversation import KEPT, Conversation, Conversations, conversation_of
 from budgetctl.errors import (
     BudgetctlError,
     CertificateMismatch,
@@ -24,6 +22,7 @@ from budgetctl.errors import (
     brief,
 )
 from budgetctl.names import Alias, Names
+from budgetctl.overrides import check_name, paying, policy_override
 from budgetctl.policy import (
     Auto,
     Certified,
@@ -33,10 +32,12 @@ from budgetctl.policy import (
     aside,
     at_most,
     coverage,
+    expect,
     parse,
     policy_name,
 )
 from budgetctl.session import Session, outer_call
+from budgetctl.speed import Speeds
 from budgetctl.types import (
     Budget,
     CallerValues,
@@ -56,11 +57,9 @@ if TYPE_CHECKING:
     from budgetctl.audit import Audits
     from budgetctl.capabilities import Capability, Table
     from budgetctl.certificate import Circumstances
-    from budgetctl.charging import Charge, Payer
     from budgetctl.ledger import Ledger
     from budgetctl.outcomes import Sink
     from budgetctl.pricing import Prices
-    from budgetctl.speed import Speeds
     from budgetctl.stopping import Preset
 
 logger = logging.getLogger("budgetctl")
@@ -69,10 +68,6 @@ Mode = Literal["enforce", "observe"]
 MIN_CONFIDENCE = 0.5
 TOLD = 100
 """How many faults of ours, each of another kind or place, are logged."""
-
-_override: ContextVar[Policy | None] = ContextVar("budgetctl_override", default=None)
-_paying: ContextVar[tuple[str | None, str | None]] = ContextVar("budgetctl_paying", default=(None, None))
-"""Key and tenant of the calls in this context."""
 
 
 class Classifier(Protocol):
@@ -99,41 +94,6 @@ class Render(Protocol):
         *,
         caller_values: CallerValues,
     ) -> Rendered: ...
-
-
-@contextmanager
-def override(
-    policy: str | Policy | None = None,
-    *,
-    conversation: str | None = None,
-    tenant: str | None = None,
-    key: str | None = None,
-) -> Iterator[None]:
-    """Say something about every call made inside the ``with`` block, in this thread or task.
-
-    Args:
-        policy: The policy of these calls. A name out of a configuration is looked up by what loaded it:
-            ``override(settings.parse("careful"))``.
-        conversation: Id of the conversation that they belong to, where its opening does not tell it.
-        tenant: Whom they are for, in the eyes of spending limits.
-        key: Who pays for them, likewise.
-
-    Raises:
-        ConfigError: The policy does not parse, or a name is no string.
-    """
-    _is_name("conversation", conversation, "a string, such as a thread's id")
-    _is_name("tenant", tenant)
-    _is_name("key", key)
-    policies = _override.set(_override.get() if policy is None else parse(policy))
-    ids = current_id.set(current_id.get() if conversation is None else conversation)
-    known = _paying.get()
-    paying = _paying.set((key or known[0], tenant or known[1]))
-    try:
-        yield
-    finally:
-        _paying.reset(paying)
-        current_id.reset(ids)
-        _override.reset(policies)
 
 
 class Controller:
@@ -205,8 +165,8 @@ class Controller:
         _has("prices", prices, "lookup", "budgetctl.pricing.Prices.load(path)")
         _has("callbacks", callbacks, "emit", "Callbacks(...)")
         _has("ledger", ledger, "limits", "budgetctl.ledger.Ledger(...), also for asynchronous clients")
-        _is_name("tenant", tenant)
-        _is_name("key", key)
+        check_name("tenant", tenant)
+        check_name("key", key)
         for sink in sinks:
             _has("sinks", sink, "write", "JsonlSink(path), or what has its write()")
         self.strict = strict
@@ -215,6 +175,7 @@ class Controller:
         self.route = route
         self.presets = presets
         self.audits = audits
+        self.speeds = speeds or Speeds()
         self.ledger = ledger
         self.tenant = tenant
         self.key = key
@@ -224,7 +185,6 @@ class Controller:
         self._classifier = classifier
         self._capabilities = capabilities
         self._prices = prices
-        self._speeds = speeds
         self._told: set[str] = set()
         self.conversations = Conversations()
 
@@ -245,15 +205,6 @@ class Controller:
 
             self._prices = Prices.load()
         return self._prices
-
-    @property
-    def speeds(self) -> Speeds:
-        """What has been measured of each endpoint and model."""
-        if self._speeds is None:
-            from budgetctl.speed import Speeds
-
-            self._speeds = Speeds()
-        return self._speeds
 
     def classifier(self) -> Classifier | None:
         """Return the classifier, loading it when this is the first time it is needed.
@@ -318,14 +269,14 @@ class Controller:
         Raises:
             ConfigError: A name is no string.
         """
-        _is_name("tenant", tenant)
-        _is_name("key", key)
+        check_name("tenant", tenant)
+        check_name("key", key)
         other = self._copy()
         other.tenant, other.key = tenant or self.tenant, key or self.key
         return other
 
     def _copy(self) -> Controller:
-        _ = self.capabilities, self.prices, self.speeds  # loaded now, they are loaded once
+        _ = self.capabilities, self.prices  # loaded now, they are loaded once
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         return other
@@ -374,7 +325,7 @@ class Controller:
                 and ``Decision.fallback`` says why.
         """
         started = self.clock()
-        policy = _override.get() or policy or self.policy
+        policy = policy_override.get() or policy or self.policy
         estimate, fallback = self._estimate(query) if policy.needs_estimate else (None, None)
         situation = Situation(
             query=query,
@@ -469,7 +420,7 @@ class Controller:
                 facts=capability.facts(),
                 limits=limits,
                 pace=self.speeds.pace(place, query.model or ""),
-                price=self.prices.lookup(query.model, place=place, prompt_tokens=query.total_chars / 4),
+                price=self.prices.lookup(query.model, place=place, prompt_tokens=query.prompt_tokens),
                 endpoint=endpoint,
                 params=params,
                 policy=policy,
@@ -506,63 +457,12 @@ class Controller:
             last=last,
         )
         if self.ledger is not None and (outer is None or outer.ledger is not self.ledger):
-            from budgetctl.charging import Payer
+            from budgetctl.charging import Payer, charge
 
-            key, tenant = _paying.get()
+            key, tenant = paying.get()
             payer = Payer(key=key or self.key, route=session.route, tenant=tenant or self.tenant)
-            session.charge = self._charge(session, rendered, written, payer=payer)
+            session.charge = charge(session, payer=payer, rendered=rendered, write=written)
         return session
-
-    def _charge(
-        self, session: Session, rendered: Rendered, write: Callable[[Budget], Rendered], *, payer: Payer
-    ) -> Charge | None:
-        """Return the account of a call with the ledger; None where no limit is for it."""
-        from budgetctl.charging import charge
-
-        assert self.ledger is not None
-        decision, query = session.decision, session.query
-        situation = Situation(
-            query=query,
-            estimate=decision.estimate if decision.fallback is None else None,
-            facts=session.capability.facts(),
-        )
-
-        def changed(budget: Budget) -> Decision:
-            why = "a spending limit made the call a cheaper one"
-            return replace(
-                decision,
-                budget=budget,
-                reasons=(*decision.reasons, *(r for r in budget.reasons if r not in decision.reasons)),
-                expected=expect(budget, situation),
-                certificate=None,
-                certificate_void_reason=decision.certificate_void_reason
-                if decision.certificate is None
-                else why,
-                audit=False,
-            )
-
-        return charge(
-            self.ledger,
-            payer=payer,
-            prices=self.prices,
-            enforce=self.mode == "enforce",
-            decided=(decision, rendered),
-            write=write,
-            changed=changed,
-            capability=session.capability,
-            situation=situation,
-            place=session.place,
-        )
-
-    def again(self, session: Session, audits: Audits) -> Session:
-        """Return the session of the same call as its caller wrote it, which audits it and is charged, too."""
-        from budgetctl.adapters import Rendered
-
-        second = session.again(audits)
-        if session.charge is not None:
-            own = Rendered(params=dict(session.caller_params))
-            second.charge = self._charge(second, own, lambda budget: own, payer=session.charge.payer)
-        return second
 
     def unbudgeted(self, what: str, error: Exception) -> None:
         """Let a call that a fault of ours leaves without a budget go through unchanged, and log why, once.
@@ -641,7 +541,7 @@ class Controller:
             CertificateMismatch: Strict mode only, and not for ``auto``, which goes on at its stage 0.
         """
         rendered = write(decision.budget)
-        policy = _override.get() or policy or self.policy
+        policy = policy_override.get() or policy or self.policy
         own = isinstance(policy, Certified)
         certified = policy if own or self.audits is None else self.audits.certified
         if decision.certificate is None or not isinstance(certified, Certified):
@@ -707,29 +607,6 @@ def _why(error: Exception) -> str:
     return f"{brief(error)}: {error}" if isinstance(error, BudgetctlError) else brief(error)
 
 
-def expect(budget: Budget, situation: Situation) -> Expected:
-    """Forecast what ``budget`` brings: thinking ends at the cap or at its median natural length.
-
-    Latency is ``ttft + tokens * s_per_token``; each number is None where a part of it is unknown.
-    """
-    estimate, cap = situation.estimate, budget.reasoning_tokens
-    thinking = cap if cap == 0 else None
-    if estimate is not None and thinking is None:
-        natural = estimate.natural.p50
-        thinking = round(natural if cap is None else min(natural, cap))
-    answer = situation.facts.answer_tokens
-    pace, price = situation.pace, situation.price
-    total = None if thinking is None or answer is None else thinking + answer
-    return Expected(
-        p_correct=None if estimate is None else estimate.p_correct(cap),
-        ttfo_s=None if pace is None or thinking is None else pace.seconds(thinking),
-        e2e_s=None if pace is None or total is None else pace.seconds(total),
-        cost_usd=None
-        if price is None or thinking is None or answer is None
-        else price.cost(prompt=situation.query.total_chars / 4, reasoning=thinking, answer=answer),
-    )
-
-
 def _one_of(name: str, value: Any, allowed: Any) -> Any:
     if value not in get_args(allowed):
         raise ConfigError(f"{name}: seen {value!r}, allowed: {', '.join(get_args(allowed))}")
@@ -751,11 +628,6 @@ def _check_classifier(classifier: object) -> None:
             check(classifier)
         except ClassifierError as error:
             raise ConfigError(f"classifier: {error}") from None
-
-
-def _is_name(what: str, value: object, allowed: str = "a string") -> None:
-    if value is not None and not (isinstance(value, str) and value):
-        raise ConfigError(f"{what}: seen {value!r}, allowed: {allowed}")
 
 
 def _has(name: str, value: object, attribute: str, allowed: str) -> None:

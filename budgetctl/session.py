@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from budgetctl.errors import BudgetctlError, ConfigError, LedgerUnavailable, LimitExceeded, brief
+from budgetctl.errors import BudgetctlError, brief
 from budgetctl.types import AppliedControl, Budget, Decision, Price, Query, StopReason, Timing, Usage
 
 if TYPE_CHECKING:
@@ -108,20 +108,6 @@ def _same(a: Any, b: Any) -> bool:
         return a is b or bool(a == b)
     except Exception:
         return False
-
-
-def _sum(usage: Usage) -> int:
-    return (usage.reasoning_tokens or 0) + (usage.answer_tokens or 0)
-
-
-def _was_made(error: BaseException) -> bool:
-    """Whether a call that ended so may have cost something: not where the provider refused it or was away."""
-    if isinstance(error, ConfigError | LedgerUnavailable | LimitExceeded):
-        return False
-    status = getattr(error, "status_code", getattr(error, "code", None))  # Google's calls it a code
-    refused = isinstance(status, int) and status >= 400
-    cause = error.__cause__ or error
-    return not refused and type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
 
 
 outer_call: ContextVar[OuterCall | None] = ContextVar("budgetctl_outer_call", default=None)
@@ -296,13 +282,9 @@ class Session:
         Args:
             error: What ended the call.
         """
-        if self.charge is None:
-            return
-        used = self._usage or Usage()
-        if error is not None and not used.output_tokens and not _sum(used) and not _was_made(error):
-            self.charge.release()
-        else:
-            self.charge.settle(self._usage, None if self.outcome is None else self.outcome.cost_usd)
+        if self.charge is not None:
+            cost = None if self.outcome is None else self.outcome.cost_usd
+            self.charge.settle(self._usage, cost, error=error)
 
     def release(self) -> None:
         """Give back what was reserved: the call is not made. Never fails."""
@@ -340,7 +322,8 @@ class Session:
     def again(self, audits: Audits) -> Session:
         """Return the session of the same call as its caller wrote it, which audits this one.
 
-        Its outcome goes where this one's went, and is nobody's ``budgetctl.outcome(...)``.
+        It is charged likewise. Its outcome goes where this one's went, and is nobody's
+        ``budgetctl.outcome(...)``.
         """
         from budgetctl.adapters import Rendered
 
@@ -357,17 +340,23 @@ class Session:
             action_probability=audits.rate,
             audit=True,
         )
-        return Session(
+        own = Rendered(params=dict(self.caller_params))
+        second = Session(
             controller=self.controller,
             query=self.query,
             decision=decision,
             capability=self.capability,
-            rendered=Rendered(params=dict(self.caller_params)),
+            rendered=own,
             caller_params=self.caller_params,
             place=self.place,
             outer=self._outer,
             audited=self.outcome,
         )
+        if self.charge is not None:
+            from budgetctl.charging import charge
+
+            second.charge = charge(second, payer=self.charge.payer, rendered=own, write=lambda budget: own)
+        return second
 
     def answered(self, response: str) -> None:
         """Know the call's conversation by the id of its response as well."""

@@ -99,6 +99,11 @@ class Query:
     opening: tuple[Turn, ...] = ()
     begins: bool = True
 
+    @property
+    def prompt_tokens(self) -> float:
+        """Tokens of the prompt, estimated: a quarter of its characters."""
+        return self.total_chars / 4
+
     @classmethod
     def from_text(cls, text: str, *, model: str | None = None) -> Query:
         """Build the query of a call whose only message is ``text``."""

@@ -233,4 +233,6 @@ def charge(drafts: Sequence[Result], *, at: int = -1, kept: int = 0) -> Result:
 def total(values: Sequence[N | None]) -> N | None:
     """Return the sum of values; None where one of them is unknown."""
     known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+    if len(known) < len(values):
+        return None
+    return sum(known)  # pyright: ignore[reportReturnType]  # the 0 of an empty sum is no N to it

@@ -117,7 +117,8 @@ class EndpointBackend:
         sampling: Parameters that every call sets, such as ``temperature``.
         prices: What tokens cost; None is the shipped table.
         capabilities: What models can do, likewise.
-        confidence: Ask for log-probabilities, and keep :func:`budgetctl.ladder.answer_confidence`.
+        confidence: Ask for log-probabilities, and keep :func:`budgetctl.ladder.answer_confidence`. It is
+            unknown of a model whose server refuses them, as OpenAI's reasoning models do.
         aliases: What stands behind model names; :meth:`with_model` asks one that names another URL there,
             without the key of this one.
 
@@ -157,7 +158,7 @@ class EndpointBackend:
 
     def _stand(self, model: str, *, endpoint: str | None, line: _Line) -> None:
         """Take the place of a model at a URL."""
-        self.model, self._line = model, line
+        self.model, self._line, self._unsure = model, line, False
         self.endpoint = endpoint or guess_endpoint(line.base_url)
         line.calls += self.concurrency
         capability = self._capabilities.lookup(model, self.endpoint)
@@ -219,21 +220,34 @@ class EndpointBackend:
 
         failures: tuple[type[Exception], ...] = (OpenAIError, *_transport_errors())
         try:
-            return self._line.pacer.call(lambda: self._once(question, budget, seed), failures=failures)
+            return self._line.pacer.call(lambda: self._sure(question, budget, seed), failures=failures)
         except failures as error:
             raise EvalError(
                 f"question {question.id!r}: {type(error).__name__}: {error}; what was finished is kept, "
                 "the same command resumes"
             ) from error
 
-    def _once(self, question: LiveQuestion, budget: Budget, seed: int) -> Result:
+    def _sure(self, question: LiveQuestion, budget: Budget, seed: int) -> Result:
+        """Ask for log-probabilities where they are wanted, until the server refuses them."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        if self.confidence and not self._unsure:
+            try:
+                return self._once(question, budget, seed, logprobs=True)
+            except (BadRequestError, UnprocessableEntityError):
+                result = self._once(question, budget, seed)
+                self._unsure = True
+                return result
+        return self._once(question, budget, seed)
+
+    def _once(self, question: LiveQuestion, budget: Budget, seed: int, *, logprobs: bool = False) -> Result:
         import budgetctl
 
         client = self._client.with_policy(_Given(budget))
         thinking, channels, started = "", ChatChannels(), time.time()
         chunks: list[Any] = []
         params: dict[str, Any] = {"seed": seed} if self._seeded else {}
-        if self.confidence:
+        if logprobs:
             params["logprobs"] = True
         if self._counted:
             params["stream_options"] = {"include_usage": True}

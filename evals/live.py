@@ -225,7 +225,8 @@ class LiveRun:
             rows = read_rows(self.out / ROWS)
             done = {(row.policy, row.question_id, row.sample) for row in rows}
             for row in rows:
-                self._count(row.result())
+                whole = row.rung is None  # the calls of a ladder are one row, whose sum has no pace
+                self._count(row.result(), self._asked(row.policy) if whole else None)
             total = len(self.policies) * len(self.suite.questions) * self.samples
             with self.progress(total, self.suite.name) as bar:
                 bar.advance(len(done), spent=self.spend)
@@ -235,9 +236,15 @@ class LiveRun:
             raise LimitReached(self.spend, done=len(done), total=total)
         return collect(read_rows(self.out / ROWS), policies=self.policies)
 
-    def _count(self, result: Result) -> None:
-        self._learn_pace(result)
+    def _count(self, result: Result, model: str | None) -> None:
+        """Count what a call spent, and learn the pace of the model that was asked, where it was one."""
+        if model is not None:
+            self._learn_pace(result, model)
         self.spend.add(result)
+
+    def _asked(self, policy: str, rung: int = 0) -> str:
+        """Return the model that is asked under a policy."""
+        return self._backends[self._ways[policy].rungs[rung].model].model
 
     def _ask(self, session: _Session) -> None:
         backend = self.suite.backend
@@ -336,10 +343,11 @@ class LiveRun:
     ) -> list[Ascent]:
         """Write what is not on disk yet (part of a torn batch may be), and return who climbs on."""
         higher: list[Ascent] = []
-        spent: list[Result] = []
+        spent: list[tuple[Result, str]] = []
         fresh: list[tuple[LiveQuestion, Result]] = []
         for one, decision, result in zip(group, decisions, results, strict=True):
             new = (turn.policy, one.question.id, turn.sample) not in session.done
+            asked = self._asked(turn.policy, one.rung)
             done = one.send(
                 replace(
                     result,
@@ -349,24 +357,24 @@ class LiveRun:
                 )
             )
             if new:
-                spent.append(result)
+                spent.append((result, asked))
             if done is None:
                 higher.append(one)
             elif new:
                 fresh.append((one.question, done))
         session.file.append(dump(self._row(turn.policy, question, result)) for question, result in fresh)
         session.done.update((turn.policy, question.id, turn.sample) for question, _ in fresh)
-        for result in spent:
-            self._count(result)
+        for result, model in spent:
+            self._count(result, model)
         session.bar.advance(len(fresh), turn.policy, spent=self.spend)
         return higher
 
-    def _learn_pace(self, r: Result) -> None:
+    def _learn_pace(self, r: Result, model: str) -> None:
         if r.e2e_s and r.ttfo_s is not None and r.output_tokens and r.reasoning_tokens:
             per_token = r.ttfo_s / (r.reasoning_tokens + 1)
             self._speeds.observe(
                 self.suite.name,
-                self.suite.backend.model,
+                model,
                 ttft_s=per_token if r.ttft_s is None else r.ttft_s,
                 tokens=r.output_tokens,
                 seconds=r.e2e_s,

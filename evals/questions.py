@@ -65,6 +65,8 @@ class Backend(Protocol):
     ) -> list[Result]:
         """Return one graded result per question, in their order; ``question_id`` is the question's own id.
 
+        A backend whose results have a ``thought`` also takes ``thoughts``: one per question, to go on from.
+
         Args:
             questions: What to ask.
             budgets: One per question.

@@ -1,6 +1,7 @@
 """Times of calls and what they come to per machine: quantiles, goodput, requests an hour.
 
-Definitions (times of a call are from its start; a call without an answer waits for ever):
+Definitions (times of a call are from its start; one without an answer waits for ever for the first token of
+it, is not done in time and keeps no deadline, however soon it ended):
 
 * TTFT, TTFO, E2E: to the first token of any kind, to the first token of the answer, to the end. Probes,
   continuations and prefilling again are within them; waits before a try and failed tries are not.
@@ -38,14 +39,13 @@ def serving(results: Sequence[Result], *, questions: int, slo_s: float | None) -
             decides which quantiles can be told.
         slo_s: The limit on E2E; None leaves the goodputs out.
     """
-    marks, e2e = modelled(results), known(_measured(results, "e2e_s"))
+    marks, answered = modelled(results), column(results, "answered") != 0
+    e2e = known(np.where(answered, _measured(results, "e2e_s"), np.inf))
     found: dict[str, Any] = {}
     named: list[str] = []
     for what in TIMES:
         values = _measured(results, what)
-        if what == "ttfo_s":
-            values = np.where(column(results, "answered") == 0, np.inf, values)
-        values_known = known(values)
+        values_known = known(np.where(answered, values, np.inf) if what == "ttfo_s" else values)
         for name, q in QUANTILES.items():
             field = f"{what.removesuffix('_s')}_{name}_s"
             found[field] = _quantile(values_known, q, questions=questions)

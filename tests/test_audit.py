@@ -11,8 +11,9 @@ import pytest
 from budgetctl.adapters import openai_chat
 from budgetctl.audit import Audits, repeatable
 from budgetctl.config import Settings
-from budgetctl.controller import Controller, override
+from budgetctl.controller import Controller
 from budgetctl.errors import ConfigError
+from budgetctl.overrides import override
 from budgetctl.policy import Certified
 from budgetctl.session import Session
 from budgetctl.types import Budget, Decision, Limits, Price, Query

@@ -11,8 +11,9 @@ import pytest
 
 from budgetctl.adapters import openai_chat
 from budgetctl.certificate import Binding, Certificate, Circumstances, thresholds
-from budgetctl.controller import Controller, override
+from budgetctl.controller import Controller
 from budgetctl.errors import CertificateError, CertificateMismatch, ConfigError
+from budgetctl.overrides import override
 from budgetctl.policy import parse
 from budgetctl.session import Acted, OuterCall, Session, outer_call
 from budgetctl.stopping import CloseMargin

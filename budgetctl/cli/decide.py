@@ -112,7 +112,7 @@ def _decide(
     controller: Controller, query: Query, capability: Capability, endpoint: str, priced: PriceRow | None
 ) -> tuple[Decision, Rendered]:
     """Decide, and render the decision as a wrapped streaming call would."""
-    price = None if priced is None else priced.at(query.total_chars / 4)
+    price = None if priced is None else priced.at(query.prompt_tokens)
     decision = controller.decide(query, facts=capability.facts(), price=price, endpoint=endpoint)
     return decision, openai_chat.render(decision.budget, capability, {}, live=True)
 

@@ -147,7 +147,7 @@ def _stopped(stop: LimitReached, *, out: Path) -> dict[str, Any]:
 def run_replay(args: argparse.Namespace) -> int:
     """Replay recordings; 1 when no policy that was asked for is recommended."""
     from budgetctl.evals import ablation, baselines, replay, suites
-    from budgetctl.evals.routed import is_ladder
+    from budgetctl.evals.cascade import is_cascade
 
     _check(args)
     settings = Settings.load(args.config)
@@ -155,7 +155,7 @@ def run_replay(args: argparse.Namespace) -> int:
     pace = replay.speed_profile(args.speed_profile)
     paths = [inputs.recording(name) for name in args.cubes]
     named = _policies(args.policies, settings)
-    if any(map(is_ladder, named)):
+    if any(map(is_cascade, named)):
         return _replay_ladders(args, named, base=base, pace=pace, paths=paths)
     recording = replay.Recording.read(*paths, dataset=args.dataset, model=args.model)
     asked = named or _default_policies(recording)

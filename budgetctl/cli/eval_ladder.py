@@ -22,8 +22,9 @@ from budgetctl.errors import ConfigError, EvalError
 
 if TYPE_CHECKING:
     from budgetctl.controller import Controller
-    from budgetctl.evals.results import Floats, Result
-    from budgetctl.evals.rungs import Climbable
+    from budgetctl.evals.columns import Floats
+    from budgetctl.evals.ladders.recorded import Recorded
+    from budgetctl.evals.results import Result
     from budgetctl.ladder import Rung
     from budgetctl.types import Pace
 
@@ -70,30 +71,36 @@ def run(args: argparse.Namespace) -> int:
     """Judge and print; 1 when the score does not beat the random mix."""
     import numpy as np
 
-    from budgetctl.evals import replay, routers, routing, rungs, suites
-    from budgetctl.evals.report import routing as report
+    from budgetctl.evals import replay, suites
+    from budgetctl.evals.ladders import choices, recorded, scores
+    from budgetctl.evals.ladders.judge import judge
+    from budgetctl.evals.report import ladder as report
 
     pair = _rungs(args.rungs)
     _check(args)
     settings = Settings.load(args.config)
     base = suites.measuring(settings, classifier=None)
     paths = [inputs.recording(name) for name in args.cubes]
-    calls = rungs.read(paths, pair, pace=replay.speed_profile("nominal"), dataset=args.dataset, base=base)
+    calls = recorded.read(paths, pair, pace=replay.speed_profile("nominal"), dataset=args.dataset, base=base)
     unit, costs, modelled = _costs(calls, base)
-    drafts = args.score in routers.DRAFTED
+    drafts = args.score in choices.DRAFTED
     learned = "from nothing: it is read off each draft"
     held_out: bool | None = True
     if drafts:
-        choice = routers.drafted(calls, args.score, costs, cluster_by=args.cluster_by)
+        choice = choices.cascade(calls, args.score, costs, cluster_by=args.cluster_by)
     else:
-        scores, learned, held_out = _scores(args, calls)
-        choice = routers.routed(calls, scores, costs, cluster_by=args.cluster_by)
+        values, learned, held_out = _scores(args, calls)
+        choice = choices.router(calls, values, costs, cluster_by=args.cluster_by)
     found = report.LadderReport(
         rungs=(str(pair[0]), str(pair[1])),
         score=args.score,
         learned=learned,
         drafts=drafts,
-        judged=routing.judge(choice, rng=np.random.default_rng(args.seed)),
+        judged=judge(
+            choice,
+            rng=np.random.default_rng(args.seed),
+            crossfit=args.score in scores.ESTIMATED and args.classifier == FIT,
+        ),
         unit=unit,
         modelled=modelled,
         held_out=held_out,
@@ -132,9 +139,9 @@ def _rungs(text: str) -> tuple[Rung, Rung]:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would fail only after the work is done, or would be left undone."""
-    from budgetctl.evals import routers
+    from budgetctl.evals.ladders import scores
 
-    routers.check(args.score)
+    scores.check(args.score)
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed}: expected a whole number from 0")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
@@ -143,7 +150,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--train {args.train[0]}: it needs --classifier {FIT}")
 
 
-def _costs(calls: Climbable, base: Controller) -> tuple[str | None, Sequence[Floats] | None, bool]:
+def _costs(calls: Recorded, base: Controller) -> tuple[str | None, Sequence[Floats] | None, bool]:
     """Return dollars where both rungs have them, else tokens or nothing, and whether they are modelled.
 
     Raises:
@@ -164,43 +171,47 @@ def _costs(calls: Climbable, base: Controller) -> tuple[str | None, Sequence[Flo
     return unit, costs, dollars is not None and dollars[1]
 
 
-def _scores(args: argparse.Namespace, calls: Climbable) -> tuple[Floats, str, bool | None]:
+def _scores(args: argparse.Namespace, calls: Recorded) -> tuple[Floats, str, bool | None]:
     """Return the scores, where they are from, and whether these questions were held out of that."""
-    from budgetctl.evals import routers
     from budgetctl.evals.bench.predictors import trained_on
+    from budgetctl.evals.ladders import scores
     from budgetctl.evals.progress import Progress
 
-    if args.score not in routers.ESTIMATED:
-        return routers.by_rule(calls, args.score), "from nothing: it is a rule", True
+    if args.score not in scores.ESTIMATED:
+        return scores.by_rule(calls, args.score), "from nothing: it is a rule", True
     if args.classifier == FIT:
         from budgetctl.cli.eval_classifier import read
 
         more = read(args.train) if args.train else []
-        with Progress(routers.FOLDS, "fitting") as progress:
-            scores = routers.by_fit(
+        with Progress(scores.FOLDS, "fitting") as progress:
+            found = scores.by_fit(
                 calls, args.score, more=more, seed=args.seed, fitted=lambda: progress.advance(1, "parts")
             )
         others = f" and {len(more):,} other examples" if more else ""
-        return scores, f"on the other four fifths of these questions{others}", True
+        return found, f"on the other four fifths of these questions{others}", True
     from budgetctl.classifiers import load
 
     classifier = load(args.classifier)
     datasets = {name.partition("/")[0] for name in (calls.names[q] for q in calls.question.tolist())}
     # The same questions may be known to the weights by another name, so that no name in common says nothing.
     held_out = False if trained_on(classifier, datasets) else None
-    scores = routers.by_estimate(calls, args.score, classifier)
-    return scores, f"by the classifier {args.classifier!r} as it is", held_out
+    return (
+        scores.by_estimate(calls, args.score, classifier),
+        f"by the classifier {args.classifier!r} as it is",
+        held_out,
+    )
 
 
 def replayed(
     args: argparse.Namespace, texts: Sequence[str], *, base: Controller, pace: Pace, paths: Sequence[Path]
 ) -> tuple[dict[str, list[Result]], list[str]]:
     """Return the results of policies with ladders among them, and the names of those that were asked for."""
-    from budgetctl.evals import columns, routed
+    from budgetctl.evals import columns
+    from budgetctl.evals.ladders import policies
     from budgetctl.ladder import Rung
 
     rows = columns.read(paths, dataset=args.dataset, model=args.model)
-    ways = routed.ways(
+    ways = policies.ways(
         texts,
         # No model is called that; a rung that names none is then refused by this name.
         own=rows.models[0] if len(rows.models) == 1 else "MODEL",
@@ -208,7 +219,7 @@ def replayed(
     )
     asked = [name for name, way in ways.items() if not isinstance(way, Rung)]
     asked += [name for name in ways if name in texts and name not in asked]
-    runs, left_out = routed.replay_ladders(
+    runs, left_out = policies.replay_ladders(
         rows,
         ways,
         pace=pace,

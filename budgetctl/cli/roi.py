@@ -183,6 +183,10 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"The evaluation itself cost {_usd(found['run_usd'])}, which the period pays for.")
     if found["modelled"]:
         lines.append("Waiting is modelled from a speed profile, not measured.")
+    if found["policy"] == found["recommended"]:
+        lines.append(
+            "The run picked this policy on the same questions, which flatters it: confirm on fresh ones."
+        )
     return lines
 
 

@@ -99,7 +99,7 @@ class Audit:
         reserved = self.audits.reserve(price=self._price, prompt=self._prompt, output=self._most_output)
         if reserved is None:
             return None
-        session = self.session.controller.again(self.session, self.audits)
+        session = self.session.again(self.audits)
         return spending(session, lambda: self.again(session)), reserved
 
     @property
@@ -110,7 +110,7 @@ class Audit:
     def _prompt(self) -> float:
         """Tokens of the prompt, guessed where a stream was not asked for its usage."""
         known = self._outcome.usage.prompt_tokens
-        return self.session.query.total_chars / 4 if known is None else known
+        return self.session.query.prompt_tokens if known is None else known
 
     @property
     def _most_output(self) -> float:

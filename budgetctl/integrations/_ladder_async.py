@@ -60,14 +60,27 @@ class _Climb:
 
     async def run(self) -> Any:
         """Climb until there is an answer, or the stream that brings it."""
+        try:
+            came = await self._climb()
+            await self._leave_others()
+        except BaseException:
+            try:
+                await self._leave_all()
+            finally:  # a task may be cancelled once more
+                self._call.gave_up()
+            raise
+        if isinstance(came, Begun):
+            return AsyncLadderStream.of(came.handle, self._call, begun=came)
+        return self._answer(came)
+
+    async def _climb(self) -> Climbed | Begun:
         call = self._call
         try:
             wanted = next(call.steps)
             while True:
                 got = await (self._first(wanted) if call.hedged else self._ask(call.begin(wanted)))
                 if isinstance(got, Begun):
-                    await self._leave_others()
-                    return AsyncLadderStream.of(got.handle, call, begun=got)
+                    return got
                 if isinstance(got, Failed):
                     wanted = call.steps.send(got)
                     continue
@@ -75,14 +88,8 @@ class _Climb:
                 call.drafts.append(got)
                 wanted = call.steps.send(got if verdict is None else Judged(draft=got, verdict=verdict))
         except StopIteration as end:
-            await self._leave_others()
-            return self._answer(end.value)
-        except BaseException:
-            try:
-                await self._leave_others()
-            finally:  # a task may be cancelled once more
-                call.gave_up()
-            raise
+            climbed: Climbed = end.value
+            return climbed
 
     def _answer(self, climbed: Climbed) -> Any:
         rung = climbed.draft.rung
@@ -156,12 +163,23 @@ class _Climb:
         if not self._tasks:
             return
         for rung, task in self._tasks.items():
-            self._call.turn.attempts[rung].left = True
-            task.cancel()
+            attempt = self._call.turn.attempts[rung]
+            if not attempt.left:  # a second time would disturb its closing
+                attempt.left = True
+                task.cancel()
         with anyio.CancelScope(shield=True):
-            for came in await asyncio.gather(*self._tasks.values(), return_exceptions=True):
+            await asyncio.wait(self._tasks.values())
+            for task in self._tasks.values():
+                came = None if task.cancelled() or task.exception() is not None else task.result()
                 if isinstance(came, Begun):  # it began at the same time as another one was accepted
                     await came.handle.close()
+
+    async def _leave_all(self) -> None:
+        """Close the stream that was to be handed on, too."""
+        await self._leave_others()
+        with anyio.CancelScope(shield=True):
+            for handle in self._handles.values():
+                await handle.close()
 
 
 class AsyncLadderStream(AsyncStream[Any]):

@@ -74,6 +74,18 @@ class _Climb:
 
     def run(self) -> Any:
         """Climb until there is an answer, or the stream that brings it."""
+        try:
+            came = self._climb()
+            self._leave_all_but(came.rung if isinstance(came, Begun) else came.draft.rung)
+        except BaseException:
+            self._leave_all_but(None)
+            self._call.gave_up()
+            raise
+        if isinstance(came, Begun):
+            return LadderStream.of(came.handle, self._call, begun=came)
+        return self._answer(came)
+
+    def _climb(self) -> Climbed | Begun:
         call = self._call
         try:
             wanted = next(call.steps)
@@ -84,21 +96,16 @@ class _Climb:
                 if isinstance(got, BaseException):
                     raise got
                 if isinstance(got, Begun):
-                    self._leave_all_but(got.rung)
-                    return LadderStream.of(got.handle, call, begun=got)
+                    return got
                 if isinstance(got, Draft):
                     call.drafts.append(got)
                 wanted = call.steps.send(got)
         except StopIteration as end:
-            return self._answer(end.value)
-        except BaseException:
-            self._leave_all_but(None)
-            call.gave_up()
-            raise
+            climbed: Climbed = end.value
+            return climbed
 
     def _answer(self, climbed: Climbed) -> Any:
         rung = climbed.draft.rung
-        self._leave_all_but(rung)
         if not self._call.stream:
             return self._call.answer(climbed)
         stream = LadderStream.of(self._jobs[rung].handle, self._call, rung=rung)

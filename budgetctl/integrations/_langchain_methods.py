@@ -68,10 +68,11 @@ class BudgetedStreams:
         plain = super()._stream  # type: ignore[misc]  # the model's own class comes later in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
         call.reserve()
-        chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
+        chunks: Any = None
         try:
             with call.sending():
                 try:
+                    chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
                     chunk = next(chunks, None)
                 except Exception as error:
                     chunks = plain(messages, stop=stop, run_manager=run_manager, **call.again(error))
@@ -104,10 +105,11 @@ class BudgetedAsyncStreams:
         plain = super()._astream  # type: ignore[misc]  # the model's own class comes later in the mro
         call = self._budgetctl.begin(cast("Any", self), messages, stop=stop, kwargs=kwargs)
         await call.areserve()
-        chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
+        chunks: Any = None
         try:
             with call.sending():
                 try:
+                    chunks = plain(messages, stop=stop, run_manager=run_manager, **call.kwargs)
                     chunk = await anext(chunks, None)
                 except Exception as error:
                     chunks = plain(messages, stop=stop, run_manager=run_manager, **call.again(error))

@@ -10,8 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from budgetctl.controller import expect
-from budgetctl.policy import ANSWER_RESERVE, Situation, at_most
+from budgetctl.policy import ANSWER_RESERVE, Situation, at_most, expect
 from budgetctl.types import Budget, Decision, tighter
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _affordable(dollars: float, situation: Situation) -> int | None:
     if price is None:
         return None
     answer = situation.facts.answer_tokens or ANSWER_RESERVE
-    fixed = price.cost(prompt=situation.query.total_chars / 4, reasoning=0, answer=answer)
+    fixed = price.cost(prompt=situation.query.prompt_tokens, reasoning=0, answer=answer)
     per_token = price.cost(prompt=0, reasoning=1, answer=0)
     # The small term undoes binary rounding, as in fit_cap.
     return None if per_token == 0 else max(0, math.floor((dollars - fixed) / per_token + 1e-9))

@@ -327,6 +327,7 @@ class _Call:
     def finish(self, stop: StopReason | None = None, *, note: str | None = None) -> None:
         """Record the outcome, unless a budgeted client inside has already done so."""
         if self.outer.claimed:
+            self.session.flight.land()  # the client's own is the one that counts
             return
         notes = [f"the function takes no {', '.join(self.refused)}"] if self.refused else []
         notes += [note] if note is not None else []

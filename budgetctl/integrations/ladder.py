@@ -22,7 +22,7 @@ from budgetctl.errors import ClassifierError, ConfigError, LimitExceeded, brief
 from budgetctl.integrations import openai as wrapping
 from budgetctl.integrations._controller import controller_of
 from budgetctl.integrations._openai_io import SdkCodec
-from budgetctl.ladder.certified import Met, Standing
+from budgetctl.ladder.certified import Met
 from budgetctl.ladder.client import Setup
 from budgetctl.ladder.climb import Climbed, Failed, climb
 from budgetctl.ladder.reading import Reading
@@ -170,13 +170,12 @@ class Call:
         self.hedge_s = setup.ladder.hedge_s if len(self.path) > 1 else None
         self.steps = climb(setup.ladder, self.query, start=start, private=self.private, notes=self.notes)
         places = [setup.base_urls[rung.model] for rung in setup.ladder.rungs]
-        standing = None if setup.certificate is None else Standing(setup.ladder, setup.certificate, void)
         self.turn = Turn(
             setup.ladder,
             self.query,
             prices=setup.controller.prices,
             places=places,
-            standing=standing,
+            proven=lambda outcomes: setup.proven(void, outcomes),
         )
         self.drafts: list[Draft] = []
         self._readings: dict[int, Reading] = {}
@@ -241,6 +240,7 @@ class Call:
         try:
             reading.feed(item, CODEC.dump(item))
         except Exception as error:  # a fault of ours: the draft is not accepted, the last rung passes
+            reading.unread = True
             logger.warning("a draft could not be read: %s", brief(error))
         return self.stream and rung == self.top and reading.spoke
 

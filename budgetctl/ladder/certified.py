@@ -133,22 +133,20 @@ def _unkept(certificate: Certificate, rung: Rung, met: Met, query: Query) -> str
     return None if why is None else f"{rung}: {why}"
 
 
-class Standing:
-    """Whether the certificate of a ladder held for a turn, as its records say.
+def recorded(
+    certificate: Certificate, ladder: Ladder, void: str | None, outcomes: Mapping[int, Outcome | None]
+) -> dict[str, str | None]:
+    """Return what the records of a turn say of its certificate.
 
     Args:
-        void: Why it did not, as far as that is known beforehand.
+        certificate: One of a ladder.
+        ladder: What was climbed.
+        void: Why it does not hold, as far as that was known beforehand.
+        outcomes: Those of the calls that were made, by rung.
     """
-
-    def __init__(self, ladder: Ladder, certificate: Certificate, void: str | None) -> None:
-        self._ladder, self._certificate, self._void = ladder, certificate, void
-
-    def of(self, outcomes: Mapping[int, Outcome | None]) -> dict[str, str | None]:
-        """Return what the outcomes of a turn, by rung, say of its certificate."""
-        why = self._void
-        for rung, outcome in outcomes.items() if why is None else ():
-            why = why or lost(self._ladder.rungs[rung], outcome)
-        return {"certificate": None if why else self._certificate.id, "certificate_void_reason": why}
+    losses = (lost(ladder.rungs[rung], outcome) for rung, outcome in outcomes.items())
+    why = void or next((loss for loss in losses if loss is not None), None)
+    return {"certificate": None if why else certificate.id, "certificate_void_reason": why}
 
 
 def lost(rung: Rung, outcome: Outcome | None) -> str | None:

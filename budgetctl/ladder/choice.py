@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from budgetctl.controller import expect
 from budgetctl.errors import ConfigError
 from budgetctl.ladder.rungs import Ladder, is_number
-from budgetctl.policy import ANSWER_RESERVE, Situation, parse
+from budgetctl.policy import ANSWER_RESERVE, Situation, expect, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from budgetctl.ladder.acceptance import Acceptance, takes, waits
 from budgetctl.ladder.choice import Rates, check_worth, start_rung
 from budgetctl.ladder.rungs import Ladder, Rung
 from budgetctl.names import Alias
-from budgetctl.outcomes import Sink
+from budgetctl.outcomes import Outcome, Sink
 from budgetctl.policy import Situation
 from budgetctl.types import Query
 
@@ -263,6 +263,12 @@ class Setup:
             raise CertificateMismatch(f"certificate {self.certificate.id}: {why}")
         return why
 
+    def proven(self, void: str | None, outcomes: Mapping[int, Outcome | None]) -> Mapping[str, str | None]:
+        """Return what the records of a turn say of the certificate; nothing where there is none."""
+        if self.certificate is None:
+            return {}
+        return certified.recorded(self.certificate, self.ladder, void, outcomes)
+
     def capability(self, rung: Rung) -> Capability:
         """Return what the model of a rung can do."""
         alias = self.controller.alias(rung.model) or Alias(model=rung.model)
@@ -282,7 +288,7 @@ class Setup:
             facts=self.capability(rung).facts(),
             limits=controller.limits,
             pace=controller.speeds.pace(place, query.model or ""),
-            price=controller.prices.lookup(query.model, place=place),
+            price=controller.prices.lookup(query.model, place=place, prompt_tokens=query.prompt_tokens),
         )
 
 

@@ -24,6 +24,7 @@ class Reading:
 
     Attributes:
         items: Its chunks, or the one completion, as the client gave them.
+        unread: Something of it could not be read: what was is no whole answer.
     """
 
     def __init__(self, capability: Capability) -> None:
@@ -33,6 +34,7 @@ class Reading:
         self._tokens: list[Mapping[str, Any]] = []
         self._whole: Mapping[str, Any] | None = None
         self.items: list[Any] = []
+        self.unread = False
 
     def feed(self, item: Any, body: Mapping[str, Any]) -> None:
         """Take a chunk or a completion.
@@ -41,13 +43,14 @@ class Reading:
             body: The same as a plain dict.
         """
         self.items.append(item)
-        self._transcript.feed(body)
-        for choice in (body.get("choices") or ())[:1]:
-            self._tokens += (choice.get("logprobs") or {}).get("content") or ()
-            if "message" in choice:
-                self._whole = body
-        if self._whole is None:
+        choices = (body.get("choices") or ())[:1]
+        if any("message" in choice for choice in choices):
+            self._whole = body
+        else:
             self._assembler.add(body)
+        self._transcript.feed(body)
+        for choice in choices:
+            self._tokens += (choice.get("logprobs") or {}).get("content") or ()
 
     @property
     def spoke(self) -> bool:
@@ -69,7 +72,7 @@ class Reading:
         return Draft(
             rung=rung,
             answer=answer,
-            finished=self._transcript.finish in _FINISHED,
+            finished=not self.unread and self._transcript.finish in _FINISHED,
             confidence=None if answer is None else answer_confidence(self._tokens, answer),
             usage=Usage() if outcome is None else outcome.usage.usage(),
             cost_usd=None if outcome is None else outcome.cost_usd,

@@ -145,11 +145,13 @@ class Ladder:
         *,
         local: Sequence[str] = (),
         hedge_s: float | None = None,
+        names: Mapping[str, Policy] | None = None,
     ) -> Self:
         """Build a ladder from ``MODEL@POLICY`` strings.
 
         Args:
             local: The models that private queries may go to.
+            names: Policies that a configuration has given names to.
 
         Raises:
             ConfigError: It is no ladder, or a local model is on none of its rungs.
@@ -157,7 +159,9 @@ class Ladder:
         for name, given, kind in (("rungs", rungs, Sequence), ("local", local, Collection)):
             if isinstance(given, str) or not isinstance(given, kind):
                 raise ConfigError(f"{name}: seen {given!r}, allowed: a list, as in ['qwen3-4b']")
-        made = tuple(r if isinstance(r, Rung) else Rung.parse(r, local=_model(r) in local) for r in rungs)
+        made = tuple(
+            r if isinstance(r, Rung) else Rung.parse(r, local=_model(r) in local, names=names) for r in rungs
+        )
         missing = sorted(set(local) - {rung.model for rung in made})
         if missing:
             raise ConfigError(f"local: seen {missing}, allowed: models of the rungs {[*map(str, made)]}")

@@ -12,7 +12,7 @@ from budgetctl.ladder.acceptance import ALLOWED, Agreement, acceptance, imported
 from budgetctl.ladder.calibration import Calibration
 from budgetctl.ladder.certified import accepts, fingerprint, load
 from budgetctl.ladder.client import Private
-from budgetctl.ladder.rungs import Ladder, Rung
+from budgetctl.ladder.rungs import Ladder
 from budgetctl.policy import Policy
 
 
@@ -50,10 +50,7 @@ def check(table: Table, *, names: Mapping[str, Policy]) -> None:
         raise ConfigError(f"accept: seen {table.accept!r}, allowed: {ALLOWED}")
     if table.accept is not None and kind != "verified":
         acceptance(table.accept)
-    ladder = Ladder.of(_rungs(table, names), Agreement(), hedge_s=table.hedge_s)
-    missing = sorted(set(table.local) - {rung.model for rung in ladder.rungs})
-    if missing:
-        raise ConfigError(f"local: seen {missing}, allowed: models of the rungs")
+    ladder = Ladder.of(table.rungs, Agreement(), local=table.local, hedge_s=table.hedge_s, names=names)
     if table.private:
         ladder.path(private=True)
 
@@ -74,7 +71,7 @@ def made(table: Table, *, names: Mapping[str, Policy]) -> Ladder:
     else:
         assert table.certificate is not None
         judges = accepts(load(table.certificate))
-    return Ladder.of(_rungs(table, names), judges, hedge_s=table.hedge_s)
+    return Ladder.of(table.rungs, judges, local=table.local, hedge_s=table.hedge_s, names=names)
 
 
 def check_certificate(table: Table, ladder: Ladder) -> None:
@@ -102,8 +99,3 @@ def private(table: Table) -> bool | Private:
         ConfigError: The function cannot be imported.
     """
     return imported(table.private) if isinstance(table.private, str) else table.private
-
-
-def _rungs(table: Table, names: Mapping[str, Policy]) -> list[Rung]:
-    rungs = [Rung.parse(text, names=names) for text in table.rungs]
-    return [Rung(model=r.model, policy=r.policy, local=r.model in table.local) for r in rungs]

@@ -10,13 +10,10 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from budgetctl.ladder.certified import Standing
 from budgetctl.ladder.rungs import Ladder
 from budgetctl.outcomes import LadderRow, Outcome, TimingRow, UsageRow
 from budgetctl.pricing import Prices
 from budgetctl.types import Query, StopReason, Usage
-
-CHARS_PER_TOKEN = 4
 
 
 class Attempt:
@@ -73,7 +70,7 @@ class Turn:
     Args:
         prices: Charge a call that was cut off for the prompt that its server did not come to report.
         places: Where each rung's calls go, as the prices know it.
-        standing: Whether the ladder's certificate holds; None where it has none.
+        proven: What the outcomes of its calls, by rung, say of the ladder's certificate.
         clock: Seconds, monotonic.
     """
 
@@ -84,7 +81,7 @@ class Turn:
         *,
         prices: Prices,
         places: Sequence[str],
-        standing: Standing | None = None,
+        proven: Callable[[Mapping[int, Outcome | None]], Mapping[str, Any]] = lambda outcomes: {},
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.id = uuid4().hex
@@ -93,7 +90,7 @@ class Turn:
         self._query = query
         self._prices = prices
         self._places = places
-        self._standing = standing
+        self._proven = proven
         self._clock = clock
         self._started = clock()
 
@@ -118,7 +115,7 @@ class Turn:
             live: Its chunks were handed on as they came.
         """
         outcomes = {rung: attempt.outcome for rung, attempt in self.attempts.items()}
-        said = {} if self._standing is None else self._standing.of(outcomes)
+        said = self._proven(outcomes)
         for rung, attempt in self.attempts.items():
             why = notes.get(rung, "the turn was given up" if answered is None else "another rung was first")
             attempt.settle(self._row(rung, accepted=rung == answered, why=why), said)
@@ -159,7 +156,7 @@ class Turn:
         changed: dict[str, Any] = {"stop": outcome.stop.model_copy(update={"reason": StopReason.CALLER})}
         usage = outcome.usage.usage()
         if usage.prompt_tokens is None and usage.output_tokens:
-            prompt = round(self._query.total_chars / CHARS_PER_TOKEN)
+            prompt = round(self._query.prompt_tokens)
             usage = replace(usage, prompt_tokens=prompt, provenance="estimated")
             changed["usage"] = UsageRow.of(usage)
             changed["cost_usd"] = self._prices.cost(outcome.model, usage, place=place)

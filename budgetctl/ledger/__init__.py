@@ -21,8 +21,8 @@ from .blocking import Ledger, Reservation
 from .book import Standing
 from .limits import LedgerSettings, SpendLimit
 from .memory import MemoryStore
-from .rung import WorstCase
 from .store import AsyncStore, Store
+from .worst import WorstCase
 
 __all__ = [
     "AsyncLedger",

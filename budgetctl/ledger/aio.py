@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +14,8 @@ from budgetctl.ledger.book import Asked, Book, Standing, standings
 from budgetctl.ledger.limits import LedgerSettings
 from budgetctl.ledger.memory import MemoryStore
 from budgetctl.ledger.reservation import Held, Settlement, logger
-from budgetctl.ledger.rung import WorstCase
 from budgetctl.ledger.store import REFUSED, SETTLED, AsyncStore
+from budgetctl.ledger.worst import WorstCase
 from budgetctl.pricing import Prices
 from budgetctl.types import Usage
 
@@ -38,6 +39,7 @@ class AsyncLedger:
         self._book = Book(settings, prices)
         self.settings = self._book.settings
         self.store: AsyncStore | MemoryStore = MemoryStore() if store is None else store
+        self._owed: deque[AsyncReservation] = deque()
 
     async def reserve(
         self,
@@ -52,8 +54,10 @@ class AsyncLedger:
         asked = self._book.ask(worst, {"key": key, "route": route, "tenant": tenant}, hold_s=hold_s)
         reply: Sequence[int] = (0,)
         if asked.accounts:
+            while self._owed:
+                await self._owed.popleft().settle()
             reply = await self._reserved(asked)
-        return AsyncReservation(self._book, asked, reply, self.store)
+        return AsyncReservation(self._book, asked, reply, self._owed, self.store)
 
     async def _reserved(self, asked: Asked) -> Sequence[int]:
         """Return the store's reply. Where the task is cancelled before it has it, all is given back."""
@@ -75,7 +79,7 @@ class AsyncLedger:
     async def _give_back(self, asked: Asked, sending: asyncio.Future[Sequence[int]]) -> Sequence[int]:
         reply = await sending
         if reply[0] != REFUSED:
-            await AsyncReservation(self._book, asked, reply, self.store).release()
+            await AsyncReservation(self._book, asked, reply, self._owed, self.store).release()
         return reply
 
     async def standing(
@@ -94,9 +98,14 @@ class AsyncReservation(Held):
     """
 
     def __init__(
-        self, book: Book, asked: Asked, reply: Sequence[int], store: AsyncStore | MemoryStore
+        self,
+        book: Book,
+        asked: Asked,
+        reply: Sequence[int],
+        owed: deque[AsyncReservation],
+        store: AsyncStore | MemoryStore,
     ) -> None:
-        super().__init__(book, asked, reply)
+        super().__init__(book, asked, reply, owed)
         self._store = store
 
     async def settle(self, usage: Usage | None = None, cost: float | None = None) -> Settlement:
@@ -112,8 +121,20 @@ class AsyncReservation(Held):
             return "again"
         reply: Sequence[int] = (SETTLED,)
         if self._claims:
-            reply = await _delivered(self._store.settle(self.id, self._claims, charges))
+            sent = self._store.settle(self.id, self._claims, charges)
+            reply = await self._delivered(sent) if inspect.isawaitable(sent) else sent
         return self._said(reply)
+
+    async def _delivered(self, sent: Awaitable[Sequence[int]]) -> Sequence[int]:
+        """Wait for a reply; where the waiting is cancelled, the operation goes on."""
+
+        def owe(sending: asyncio.Future[Sequence[int]]) -> None:
+            if not sending.cancelled() and sending.exception() is not None:
+                self._owed.append(self)
+
+        sending = _kept(sent)
+        sending.add_done_callback(owe)
+        return await asyncio.shield(sending)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,23 +148,11 @@ class AsyncReservation(Held):
         try:
             await self.release()
         except Exception as failed:  # the block's own error is the one to see
-            logger.warning("a reservation could not be given back and will expire: %s", brief(failed))
+            logger.warning("a reservation is not given back yet: %s", brief(failed))
 
 
 async def _reply(reply: Sequence[int] | Awaitable[Sequence[int]]) -> Sequence[int]:
     return await reply if inspect.isawaitable(reply) else reply
-
-
-async def _delivered(reply: Sequence[int] | Awaitable[Sequence[int]]) -> Sequence[int]:
-    """Wait for a reply; where the waiting is cancelled, the operation goes on."""
-    if not inspect.isawaitable(reply):
-        return reply
-    sending = _kept(reply)
-    try:
-        return await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        sending.add_done_callback(_note)
-        raise
 
 
 def _kept(reply: Awaitable[Sequence[int]]) -> asyncio.Future[Sequence[int]]:

@@ -12,8 +12,8 @@ from budgetctl.ledger.book import Asked, Book, Standing, standings
 from budgetctl.ledger.limits import LedgerSettings, SpendLimit
 from budgetctl.ledger.memory import MemoryStore
 from budgetctl.ledger.reservation import Held, Settlement, logger
-from budgetctl.ledger.rung import WorstCase
 from budgetctl.ledger.store import SETTLED, Store
+from budgetctl.ledger.worst import WorstCase
 from budgetctl.pricing import Prices
 from budgetctl.types import Usage
 
@@ -86,7 +86,7 @@ class Ledger:
         if asked.accounts:
             self._deliver()
             reply = self.store.reserve(asked.id, asked.accounts, asked.units, hold_ms=asked.hold_ms)
-        return Reservation(self._book, asked, reply, self.store, self._owed)
+        return Reservation(self._book, asked, reply, self._owed, self.store)
 
     def _deliver(self) -> None:
         """Charge what could not be charged when its calls ended: it counts before anything is admitted."""
@@ -120,11 +120,10 @@ class Reservation(Held):
     """
 
     def __init__(
-        self, book: Book, asked: Asked, reply: Sequence[int], store: Store, owed: deque[Reservation]
+        self, book: Book, asked: Asked, reply: Sequence[int], owed: deque[Reservation], store: Store
     ) -> None:
-        super().__init__(book, asked, reply)
+        super().__init__(book, asked, reply, owed)
         self._store = store
-        self._owed = owed
 
     def settle(self, usage: Usage | None = None, cost: float | None = None) -> Settlement:
         """Charge what the call has used in the place of what was reserved.
@@ -144,7 +143,7 @@ class Reservation(Held):
         """Give everything back: the call was not made, or was not charged.
 
         Raises:
-            Exception: What the store raises; the reservation then expires by itself.
+            Exception: What the store raises; as for :meth:`settle`.
         """
         return self._send(self._waive())
 
@@ -172,4 +171,4 @@ class Reservation(Held):
         try:
             self.release()
         except Exception as failed:  # the block's own error is the one to see
-            logger.warning("a reservation could not be given back and will expire: %s", brief(failed))
+            logger.warning("a reservation is not given back yet: %s", brief(failed))

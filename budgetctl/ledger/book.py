@@ -10,9 +10,9 @@ from typing import Any
 
 from budgetctl.errors import ConfigError, LimitExceeded
 from budgetctl.ledger.limits import MOST, Dimension, LedgerSettings, SpendLimit
-from budgetctl.ledger.rung import WorstCase, micros
 from budgetctl.ledger.store import NOT_COUNTED, REFUSED, Account, Claim
 from budgetctl.ledger.windows import Window
+from budgetctl.ledger.worst import WorstCase, micros
 from budgetctl.pricing import Prices
 from budgetctl.types import Usage
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
@@ -26,7 +26,10 @@ TIMEOUT_S = 5.0
 """What an answer of the server, or a connection, may take."""
 
 
-class _Scripted:
+_Reply = TypeVar("_Reply")
+
+
+class _Scripted(Generic[_Reply]):
     """Writes operations as calls of the script.
 
     Args:
@@ -47,19 +50,22 @@ class _Scripted:
         self._prefix = f"{{{prefix}}}"
         self._clock = clock
 
-    def _reserve(
+    def reserve(
         self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
-    ) -> Any:
+    ) -> _Reply:
+        """Hold the first rung for which every account has room."""
         return self._run("reserve", reservation, accounts, rungs=rungs, hold_ms=hold_ms)
 
-    def _settle(self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]) -> Any:
+    def settle(self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]) -> _Reply:
+        """Give back what is held and charge what was spent."""
         accounts, held = [claim.account for claim in claims], [claim.held for claim in claims]
         return self._run("settle", reservation, accounts, held=held, spent=spent, remembered_ms=REMEMBERED_MS)
 
-    def _read(self, accounts: Sequence[Account]) -> Any:
+    def read(self, accounts: Sequence[Account]) -> _Reply:
+        """Return what is spent and what is held of each account."""
         return self._run("read", "", accounts)
 
-    def _run(self, operation: str, reservation: str, accounts: Sequence[Account], **given: Any) -> Any:
+    def _run(self, operation: str, reservation: str, accounts: Sequence[Account], **given: Any) -> _Reply:
         keys = [f"{self._prefix}:reservation:{reservation}"]
         for account in accounts:
             keys += [f"{self._prefix}:spent:{account.name}", f"{self._prefix}:holds:{account.name}"]
@@ -74,10 +80,11 @@ class _Scripted:
             for account in accounts
         ]
         now = "" if self._clock is None else self._clock()
-        return self._script(keys=keys, args=[operation, reservation, now, json.dumps(given)])
+        reply: _Reply = self._script(keys=keys, args=[operation, reservation, now, json.dumps(given)])
+        return reply
 
 
-class RedisStore(_Scripted):
+class RedisStore(_Scripted[Sequence[int]]):
     """A :class:`~budgetctl.ledger.Store` on a ``redis.Redis`` client, whose errors it raises unchanged."""
 
     @classmethod
@@ -85,25 +92,8 @@ class RedisStore(_Scripted):
         """Return a store on a client of its own, with up to 50 connections; none is made yet."""
         return cls(_client(redis.Redis, redis.BlockingConnectionPool, Retry, url), prefix=prefix)
 
-    def reserve(
-        self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
-    ) -> Sequence[int]:
-        """Hold the first rung for which every account has room."""
-        reply: Sequence[int] = self._reserve(reservation, accounts, rungs, hold_ms=hold_ms)
-        return reply
 
-    def settle(self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]) -> Sequence[int]:
-        """Give back what is held and charge what was spent."""
-        reply: Sequence[int] = self._settle(reservation, claims, spent)
-        return reply
-
-    def read(self, accounts: Sequence[Account]) -> Sequence[int]:
-        """Return what is spent and what is held of each account."""
-        reply: Sequence[int] = self._read(accounts)
-        return reply
-
-
-class AsyncRedisStore(_Scripted):
+class AsyncRedisStore(_Scripted[Awaitable[Sequence[int]]]):
     """The same on a ``redis.asyncio.Redis`` client, which belongs to one event loop."""
 
     @classmethod
@@ -111,25 +101,6 @@ class AsyncRedisStore(_Scripted):
         """Return a store on a client of its own, with up to 50 connections; none is made yet."""
         client, pool = redis.asyncio.Redis, redis.asyncio.BlockingConnectionPool
         return cls(_client(client, pool, AsyncRetry, url), prefix=prefix)
-
-    def reserve(
-        self, reservation: str, accounts: Sequence[Account], rungs: Sequence[Sequence[int]], *, hold_ms: int
-    ) -> Awaitable[Sequence[int]]:
-        """Hold the first rung for which every account has room."""
-        reply: Awaitable[Sequence[int]] = self._reserve(reservation, accounts, rungs, hold_ms=hold_ms)
-        return reply
-
-    def settle(
-        self, reservation: str, claims: Sequence[Claim], spent: Sequence[int]
-    ) -> Awaitable[Sequence[int]]:
-        """Give back what is held and charge what was spent."""
-        reply: Awaitable[Sequence[int]] = self._settle(reservation, claims, spent)
-        return reply
-
-    def read(self, accounts: Sequence[Account]) -> Awaitable[Sequence[int]]:
-        """Return what is spent and what is held of each account."""
-        reply: Awaitable[Sequence[int]] = self._read(accounts)
-        return reply
 
 
 def _client(client: Any, pool: Any, retry: Any, url: str) -> Any:

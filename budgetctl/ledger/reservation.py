@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from budgetctl.ledger.book import Asked, Book
-from budgetctl.ledger.rung import WorstCase
 from budgetctl.ledger.store import AGAIN, LATE, SETTLED
+from budgetctl.ledger.worst import WorstCase
 from budgetctl.types import Usage
 
 logger = logging.getLogger("budgetctl")
@@ -23,17 +24,21 @@ _SAID: dict[int, Settlement] = {SETTLED: "settled", LATE: "late", AGAIN: "again"
 class Held:
     """One call's reservation.
 
+    Args:
+        owed: Where it waits if it cannot be settled: the ledger does so before it reserves anything else.
+
     Attributes:
         id: Names it in the store.
         rung: Index of the rung that was admitted.
         worst: That rung.
     """
 
-    def __init__(self, book: Book, asked: Asked, reply: Sequence[int]) -> None:
+    def __init__(self, book: Book, asked: Asked, reply: Sequence[int], owed: deque[Any]) -> None:
         self.id = asked.id
         self.rung, self._claims = asked.admitted(reply)
         self.worst: WorstCase = asked.rungs[self.rung]
         self._book = book
+        self._owed = owed
         self._limits = asked.limits
         self._prices = asked.prices
         self._charges: Sequence[int] | None = None

@@ -17,6 +17,7 @@ from .caps import ANSWER_RESERVE, CAPS, MAX_CAP, at_most
 from .certified import Certified, aside, coverage, uniform
 from .estimated import MIN_NEED, Quantile, Tiered
 from .exchange import Exchange, Utility
+from .expected import expect
 from .fixed import Cap, Deadline, Effort, Full, Off
 from .parsing import ALLOWED, BUILT_IN, parse
 
@@ -45,6 +46,7 @@ __all__ = [
     "aside",
     "at_most",
     "coverage",
+    "expect",
     "parse",
     "policy_name",
     "uniform",

@@ -151,7 +151,7 @@ def _strength(cascade: Cascade, settings: Mapping[str, Any], deployment: Deploym
     from budgetctl.evals.endpoint import EndpointBackend
 
     question = LiveQuestion(id="", text="")
-    found: list[Strength] = [deployment.strength]
+    found = [STRENGTHS.index(deployment.strength)]
     for rung in cascade.rungs:
         own = settings.get("models", {}).get(rung.model, {"model": rung.model})
         asked = {**settings, **own}
@@ -165,5 +165,5 @@ def _strength(cascade: Cascade, settings: Mapping[str, Any], deployment: Deploym
         )
         situation = Situation(query=Query.from_text("", model=backend.model), facts=backend.facts)
         budget = parse(rung.policy).budget(situation)
-        found += [control.strength for control in backend.written(question, budget).controls]
-    return min(found, key=STRENGTHS.index)
+        found += [STRENGTHS.index(c.strength) for c in backend.written(question, budget).controls]
+    return STRENGTHS[min(found)]

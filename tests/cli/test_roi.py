@@ -126,6 +126,7 @@ def test_without_a_price_there_are_tokens_and_the_name_of_the_model(tmp_path, ca
     assert "No dollars: the price of my-own is unknown. Give --price-out, or --prices." in out
     assert "dollars saved" not in out
     assert "thinking tokens saved  50 (50 to 50)" in out
+    assert "picked this policy on the same questions" in out
 
 
 def test_list_prices_where_no_cost_was_recorded(tmp_path, capsys):

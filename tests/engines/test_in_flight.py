@@ -92,3 +92,18 @@ async def test_a_cancelled_task_counts_no_more(server: Scripted, controller: bud
             await task
         del task
         assert flying(server, controller) == 0
+
+
+def test_a_budgeted_function_counts_no_more_whatever_is_kept_of_it():
+    controller = budgetctl.Controller("full", classifier=None)
+
+    @budgetctl.budgeted(controller=controller, endpoint="openai-compatible")
+    def ask(question: str, **llm: Any) -> Any:
+        with OpenAI(base_url="http://127.0.0.1:1/v1", api_key="x", max_retries=0) as sdk:
+            messages: Any = [{"role": "user", "content": question}]
+            return wrap(sdk, controller=controller).chat.completions.create(messages=messages, **llm)
+
+    with pytest.raises(openai.APIConnectionError) as kept:
+        ask("What is it?", model="Qwen3-8B")
+    assert controller.speeds.in_flight("openai-compatible") == 0
+    assert kept.value is not None

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -137,6 +138,21 @@ def test_a_run_that_was_killed_resumes_with_the_answers_that_it_has(server, tmp_
     # The draft of the question in flight at most was made twice.
     assert 24 <= server.asked.count("small") <= 25
     assert server.asked.count("small") > asked
+
+
+def test_a_last_rung_that_refuses_log_probabilities_is_asked_without(server, table, tmp_path):
+    def refuses(body):
+        refused = body["model"] == "large" and "logprobs" in body
+        return replace(even_is_easy(body), status=400) if refused else even_is_easy(body)
+
+    server.script.choose = refuses
+    asked = suite(server, capabilities=table, concurrency=1)
+    found = run(tmp_path / "run", asked, "full", LADDER).run()
+    assert all(r.correct for r in found[LADDER])
+    assert {r.confidence for r in found["full"]} == {None}
+    sent = [body for body in server.bodies if body["model"] == "large"]
+    assert "logprobs" in sent[0]
+    assert not any("logprobs" in body for body in sent[3:])
 
 
 def test_all_models_of_a_url_keep_one_pace(server, table, tmp_path):

@@ -251,6 +251,15 @@ def test_goodput_and_accurate_goodput_by_hand():
     assert (found["goodput"], found["accurate_goodput"]) == (0.75, 0.5)
 
 
+def test_a_call_without_an_answer_keeps_no_deadline_however_soon_it_ended():
+    rows = [replace(r, question_id=str(i)) for i, r in enumerate(timed([1.0] * 100))]
+    rows = [replace(r, budget=Budget(deadline_s=2.0), answered=i >= 4) for i, r in enumerate(rows)]
+    found = serving(rows, questions=100, slo_s=2.0)
+    assert (found["goodput"], found["deadline_met"], found["deadline_p95"]) == (0.96, 0.96, 0.5)
+    late = [replace(r, answered=i >= 6) for i, r in enumerate(rows)]
+    assert serving(late, questions=100, slo_s=2.0)["deadline_p95"] is None
+
+
 def test_requests_an_hour_are_of_the_time_in_which_a_call_was_in_flight():
     # 0-2 and 1-3 overlap, 10-11 stands alone: 4 seconds for 3 calls. The pause is another policy's turn.
     assert requests_per_hour(timed([2, 2, 1], starts=[0, 1, 10])) == pytest.approx(3 / 4 * 3600)

@@ -24,6 +24,7 @@ class Says:
         chunk_s: Before each chunk.
         status: Of the response.
         breaks: The stream breaks off after so many chunks.
+        garbles: The log-probabilities of this chunk are none.
         calls: Id of a tool call that it makes instead of answering.
         redirects: URL that it points to instead of answering.
     """
@@ -36,6 +37,7 @@ class Says:
     status: int = 200
     finish: str | None = "stop"
     breaks: int | None = None
+    garbles: int | None = None
     calls: str | None = None
     redirects: str | None = None
 
@@ -145,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         for choice in choices:
             if body.get("logprobs") and says.logprob is not None and choice["delta"].get("content"):
                 choice["logprobs"] = {"content": [_token(choice["delta"]["content"], says.logprob)]}
+        if says.garbles is not None:
+            choices[says.garbles]["logprobs"] = "none"
         choices.append({"index": 0, "delta": {}, "finish_reason": self._finish(says)})
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")

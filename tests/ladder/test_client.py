@@ -17,7 +17,18 @@ from openai import APIStatusError, OpenAI
 import budgetctl
 from budgetctl import budgeted
 from budgetctl.errors import ConfigError, LimitExceeded
-from budgetctl.ladder import Agreement, Calibration, Confident, Draft, Ladder, Rates, Verified, over
+from budgetctl.integrations import _ladder_async
+from budgetctl.ladder import (
+    Agreement,
+    Calibration,
+    Confident,
+    Draft,
+    Ladder,
+    Rates,
+    Verdict,
+    Verified,
+    over,
+)
 from budgetctl.ledger import Ledger
 from budgetctl.types import Query
 from tests.ladder.rungserver import RungServer, Says, serving
@@ -340,6 +351,76 @@ async def test_a_turn_that_is_cancelled_twice_is_recorded_all_the_same(server: R
     assert sorted(row.ladder.rung for row in sink.rows if row.ladder) == [0, 1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_that_is_cancelled_when_it_has_its_answer_is_recorded(server: RungServer, stream: bool):
+    """Another rung is just being left, which takes a moment."""
+
+    class Accepts:
+        def judge(self, query: Query, draft: Draft, earlier: Sequence[Draft]) -> Verdict:
+            raise NotImplementedError
+
+        async def ajudge(self, query: Query, draft: Draft, earlier: Sequence[Draft]) -> Verdict:
+            asyncio.get_running_loop().call_soon(task.cancel)
+            return Verdict(accepted=True, why="it will do")
+
+    server.script.models["small"] = Says(thought="hm", chunk_s=0.4)
+    sink = Kept()
+    async with server.asynchronous() as client:
+        clients = {"small": client, "middle": client, "large": client}
+        ladder = over(clients, ["small", "middle", "large"], accept=Accepts(), hedge_s=0.05, sink=sink)
+        task = asyncio.ensure_future(ladder.chat.completions.create(messages=HI, stream=stream))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [(row.model, row.ladder.accepted) for row in sink.rows] == [
+            ("small", False),
+            ("middle", False),
+        ]
+        assert await asyncio.to_thread(server.closed.wait, 5)
+
+
+async def test_a_stream_that_nobody_gets_any_more_is_closed(
+    server: RungServer, monkeypatch: pytest.MonkeyPatch
+):
+    """The last rung has begun to speak, and the turn is cancelled while another one is being left."""
+    leave = _ladder_async._Climb._leave_others
+
+    async def cancelled(climb: Any) -> None:
+        monkeypatch.undo()
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await leave(climb)
+
+    monkeypatch.setattr(_ladder_async._Climb, "_leave_others", cancelled)
+    server.script.models |= {"small": Says(thought="hm", chunk_s=0.4), "large": Says(chunk_s=0.2)}
+    sink = Kept()
+    async with server.asynchronous() as client:
+        ladder = over(
+            {"small": client, "large": client},
+            ["small", "large"],
+            accept=Confident(0.9),
+            hedge_s=0.05,
+            sink=sink,
+        )
+        task = asyncio.ensure_future(ladder.chat.completions.create(messages=HI, stream=True))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [row.model for row in sink.rows] == ["small", "large"]
+        assert not any(row.ladder.accepted for row in sink.rows)
+
+
+def test_a_draft_of_which_something_cannot_be_read_is_not_accepted(server: RungServer, ask: Ask):
+    server.script.models["small"] = Says(answer="4 or 42", garbles=0)
+    reply, _ = ask(["small", "large"], accept=Verified(lambda query, answer: True), hedge_s=5)
+    assert server.asked == ["small", "large"]
+    assert reply.choices[0].message.content == "42"
+
+
+def test_what_cannot_be_read_of_the_last_rung_is_handed_on_all_the_same(server: RungServer, ask: Ask):
+    server.script.models["large"] = Says(answer="4 or 42", garbles=0)
+    no = Verified(lambda query, answer: False)
+    reply, _ = ask(["small", "large"], accept=no, hedge_s=5)
+    assert reply.choices[0].message.content == "4 or 42"
+
+
 def test_closing_the_stream_closes_the_upstream_and_records_the_turn(server: RungServer):
     server.script.models = {"small": Says(answer="1234567890" * 5, chunk_s=0.2)}
     sink = Kept()
@@ -605,28 +686,54 @@ def test_a_limit_refuses_before_the_call_and_the_ladder_goes_on(server: RungServ
     assert budgetctl.outcome(reply).ladder.calls == 1, "what was not made is not counted"
 
 
+class Sure:
+    """A classifier that knows how good each model is."""
+
+    hash = "sure"
+
+    def __init__(self, **right: float) -> None:
+        self.right = right
+
+    def estimate(self, query: Query) -> budgetctl.Estimate:
+        curve = budgetctl.types.Quantiles(p50=1, p80=2, p90=3, p95=4)
+        p = self.right[str(query.model)]
+        return budgetctl.Estimate(
+            p_off=p, p_full=p, settled=curve, natural=curve, confidence=1.0, source="sure"
+        )
+
+
 async def test_the_start_rung_may_be_chosen(server: RungServer):
-    class Sure:
-        hash = "sure"
-
-        def estimate(self, query: Query) -> budgetctl.Estimate:
-            curve = budgetctl.types.Quantiles(p50=1, p80=2, p90=3, p95=4)
-            p = 0.01 if query.model == "small" else 0.9
-            return budgetctl.Estimate(
-                p_off=p, p_full=p, settled=curve, natural=curve, confidence=1.0, source="sure"
-            )
-
     async with server.asynchronous() as client:
         ladder = over(
             {"small": client, "large": client},
             ["small", "large"],
             accept=Confident(0.9),
             usd_per_correct=0.01,
-            classifier=Sure(),
+            classifier=Sure(small=0.01, large=0.9),
             prices=budgetctl.pricing.Prices.load({**PRICES, "small": {"input": 1, "output": 19}}),
         )
         await ladder.chat.completions.create(messages=HI)
     assert server.asked == ["large"]
+
+
+@pytest.mark.parametrize(("words", "first"), [(1, "small"), (4_000, "large")])
+def test_the_start_rung_of_a_long_prompt_is_chosen_by_what_that_costs(
+    server: RungServer, words: int, first: str
+):
+    tiers = [{"above": 1_000, "input": 100, "output": 100}]
+    with server.sync() as client:
+        ladder = over(
+            {"small": client, "large": client},
+            ["small", "large"],
+            accept=Confident(0.9),
+            usd_per_correct=1,
+            classifier=Sure(small=0.5, large=0.9),
+            prices=budgetctl.pricing.Prices.load(
+                {**PRICES, "small": {"input": 1, "output": 2, "tiers": tiers}}
+            ),
+        )
+        ladder.chat.completions.create(messages=[{"role": "user", "content": "why " * words}])
+    assert server.asked == [first]
 
 
 def test_feedback_on_a_reply_finds_the_row_that_answered(server: RungServer, ask: Ask, tmp_path: Path):

@@ -354,6 +354,23 @@ def test_a_provider_that_is_away_costs_nothing():
     assert stands(book) == (0, 0)
 
 
+def test_a_call_that_got_no_connection_costs_nothing(provider: Provider):
+    import httpx
+    import openai
+
+    provider.delay_s = 0.1
+    book = ledger(10_000)
+    one = httpx.Client(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(10, pool=0.05))
+    with OpenAI(base_url=provider.url, api_key="x", max_retries=0, http_client=one) as plain:
+        calls = budgetctl.wrap(plain, policy="full", ledger=book)
+        with calls.chat.completions.create(**ASK, stream=True) as stream:
+            next(iter(stream))
+            spent = stands(book)
+            with pytest.raises(openai.APITimeoutError):
+                calls.chat.completions.create(**ASK)
+            assert stands(book) == spent
+
+
 @pytest.mark.parametrize("tokens", [-1_000_000, 10**17])
 def test_counts_that_cannot_be_are_charged_as_reserved(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, tokens: int

@@ -130,6 +130,30 @@ async def test_langchain_over_any_other_model(book: Ledger):
     assert len(calls) == 1
 
 
+async def test_a_langchain_stream_that_fails_before_it_begins_leaves_nothing_reserved(book: Ledger):
+    """Where what makes the stream is a plain function, it fails when it is called and not when it is read."""
+    pytest.importorskip("langchain_core")
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+
+    from budgetctl.integrations.langchain import budgeted_chat_model
+
+    class Away(GenericFakeChatModel):
+        def _stream(self, *given: Any, **named: Any) -> Any:
+            raise ConnectionError
+
+        def _astream(self, *given: Any, **named: Any) -> Any:
+            raise ConnectionError
+
+    model = budgeted_chat_model(Away(messages=iter(())), "full", ledger=book)
+    with pytest.raises(ConnectionError) as failed:
+        list(model.stream("hi", max_tokens=4))
+    assert budgetctl.outcome(failed.value).stop.reason == "error"
+    with pytest.raises(ConnectionError):
+        async for _ in model.astream("hi", max_tokens=4):
+            pass
+    assert book.standing()[0].held == 0
+
+
 @pytest.mark.filterwarnings("ignore")
 async def test_litellm(provider: Provider, book: Ledger, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")

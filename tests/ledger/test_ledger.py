@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -461,6 +462,46 @@ async def test_a_ledger_for_coroutines_shares_accounts_in_memory():
         pass
     assert stands(blocking) == [(80, 0)]
     assert await (await book.reserve(worst(5))).release() == "settled"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_coroutines_are_charged_later_too_for_what_the_store_did_not_take(cancelled: bool):
+    class Away:
+        """A store over a network, which is down for a while."""
+
+        def __init__(self) -> None:
+            self.inner, self.down = MemoryStore(), False
+
+        async def reserve(self, *given: Any, **named: Any) -> Any:
+            return self.inner.reserve(*given, **named)
+
+        async def settle(self, *given: Any) -> Any:
+            await asyncio.sleep(0.01)
+            if self.down:
+                raise ConnectionError
+            return self.inner.settle(*given)
+
+        async def read(self, *given: Any) -> Any:
+            return self.inner.read(*given)
+
+    store = Away()
+    book = AsyncLedger({"limits": [limit(tokens=100)]}, store=store)
+    held = await book.reserve(worst(60))
+    store.down = True
+    settling = asyncio.ensure_future(held.settle(used(50)))
+    await asyncio.sleep(0)
+    if cancelled:
+        settling.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else ConnectionError):
+        await settling
+    await asyncio.sleep(0.02)
+    with pytest.raises(ConnectionError):
+        await book.reserve(worst(1))
+    store.down = False
+    await (await book.reserve(worst(1))).release()
+    [standing] = await book.standing()
+    assert (standing.spent, standing.held) == (50, 0)
+    assert await held.settle(used(50)) == "again"
 
 
 # The worst case of a call

@@ -34,6 +34,7 @@ VALUES = {
     "monitor",
     "names",
     "outcomes",
+    "overrides",
     "policy",
     "pricing",
     "records",

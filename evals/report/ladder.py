@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from budgetctl.evals.ladders.choices import Axis
+from budgetctl.evals.ladders.judge import Judged
+from budgetctl.evals.ladders.standing import Standing
 from budgetctl.evals.report.picture import COLOURS, DARK, GREY, STYLE
-from budgetctl.evals.routing import Judged, Standing
 from budgetctl.evals.stats import Interval
-from budgetctl.evals.sweep import Axis
 
 NA = "n/a"
+CAPTION = (
+    "Band: 95 % interval of the accuracy at each threshold; its distance from the line, the random mix, is "
+    "paired and known better. Oracle: known afterwards, chance-inflated."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class LadderReport:
             "learned": self.learned,
             "drafts": self.drafts,
             "held_out": self.held_out,
+            "crossfit": judged.crossfit,
             "n": judged.n,
             "left_out": self.left_out,
             "cost_unit": self.unit,
@@ -68,7 +75,7 @@ class LadderReport:
             "oracle": dict(zip(("accuracy", "cost", "share"), judged.oracle, strict=True)),
             "gap": judged.gap,
             "gap_ci": list(judged.gap_ci),
-            "standings": {axis: standing.as_json() for axis, standing in judged.standings.items()},
+            "standings": {axis: asdict(standing) for axis, standing in judged.standings.items()},
             "aiq": None if judged.aiq is None else asdict(judged.aiq),
             "curve": [asdict(point) for point in judged.curve],
             "oracle_curve": [
@@ -123,8 +130,8 @@ def _points(value: float, ci: Interval) -> str:
 def _share(value: float | None, ci: Interval | None) -> str:
     if value is None:
         return NA
-    bounds = "" if ci is None else f" ({100 * ci[0]:.0f} to {100 * ci[1]:.0f})"
-    return f"{100 * value:.0f} %{bounds}"
+    bounds = "" if ci is None else f" ({100 * ci[0]:z.0f} to {100 * ci[1]:z.0f})"
+    return f"{100 * value:z.0f} %{bounds}"
 
 
 def _number(value: float | None, ci: Interval | None = None) -> str:
@@ -154,6 +161,10 @@ def table(report: LadderReport) -> str:
     notes = [
         f"n = {judged.n} units of the bootstrap; intervals at 95 %; the score is learned {report.learned}."
     ]
+    notes += [
+        "each question is scored by what the others have taught; intervals of what is above the mix are "
+        "wider by the root of two for it."
+    ] * judged.crossfit
     notes += [f"{report.left_out} calls were left out: only one of the rungs recorded them."] * bool(
         report.left_out
     )
@@ -236,8 +247,7 @@ def picture(report: LadderReport, folder: Path, *, stem: str = "ladder") -> dict
         for axes, axis in zip(figure.subplots(1, len(axes_known), squeeze=False)[0], axes_known, strict=True):
             _panel(axes, report, axis)
         figure.supxlabel(
-            "Band: 95 % bootstrap interval at each threshold. Line: random mix of the two. "
-            "Oracle: known afterwards, chance-inflated.",
+            textwrap.fill(CAPTION, 95 * len(axes_known), break_on_hyphens=False),
             fontsize=7.5,
             color=GREY,
         )

@@ -1,8 +1,9 @@
 """Ladders as policies of a replay: cascades, and routers that choose a rung before anything is asked.
 
 A cascade (:mod:`budgetctl.evals.cascade`) drafts and climbs as in a live run, on what was recorded at each
-rung. A draft's confidence is the recorded one (:data:`budgetctl.evals.rungs.SIGNALS`), else the probability
-of a right answer that the classifier gives its rung beforehand, and such results say so. Routers are
+rung. A draft's confidence is the recorded one (:data:`~budgetctl.evals.ladders.recorded.SIGNALS`), else the
+probability of a right answer that the classifier gives its rung beforehand, and such results say so. Routers
+are
 
     A@off>B@full?need:0.1            the last of two rungs where the estimate gains 0.1 or more from it
     A@off>A@full>B@full?worth:0.02   the largest 0.02 dollars * p(right) - expected cost
@@ -20,15 +21,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from budgetctl.evals.cascade import Cascade, Climb, is_cascade
 from budgetctl.evals.columns import Columns
+from budgetctl.evals.ladders.recorded import Recorded, of
+from budgetctl.evals.ladders.scores import p_right
 from budgetctl.evals.replay import FactsOf, no_facts
 from budgetctl.evals.results import Result
-from budgetctl.evals.routers import p_right
-from budgetctl.evals.rungs import Climbable, of
 
-from budgetctl.controller import Controller, expect
+from budgetctl.controller import Controller
 from budgetctl.errors import ConfigError, EvalError
 from budgetctl.ladder import Rung
-from budgetctl.policy import Situation, parse
+from budgetctl.policy import Situation, expect, parse
 from budgetctl.types import Estimate, Pace, Query
 
 FULL = "full"
@@ -82,11 +83,6 @@ Way = Router | Cascade | Rung
 """How a policy of an evaluation with ladders is run."""
 
 
-def is_ladder(text: str) -> bool:
-    """Return whether a policy string names a ladder."""
-    return is_cascade(text)
-
-
 def _rung(text: str, *, own: str) -> Rung:
     model, _, policy = text.rpartition("@")
     return Rung(model=model or own, policy=str(parse(policy)))
@@ -107,7 +103,7 @@ def ways(policies: Sequence[str], *, own: str, canonical: Callable[[str], str]) 
     Raises:
         ConfigError: One does not parse, or two ladders end in different rungs.
     """
-    ladders = [_ladder(text, own=own) for text in policies if is_ladder(text)]
+    ladders = [_ladder(text, own=own) for text in policies if is_cascade(text)]
     top = ladders[0].rungs[-1]
     for ladder in ladders:
         if ladder.rungs[-1] != top:
@@ -120,7 +116,7 @@ def ways(policies: Sequence[str], *, own: str, canonical: Callable[[str], str]) 
         found |= {_name(rung, own=own): rung for rung in ladder.rungs[:-1]}
     found |= {str(ladder): ladder for ladder in ladders}
     for text in policies:
-        if not is_ladder(text) and (name := canonical(text)) not in found:
+        if not is_cascade(text) and (name := canonical(text)) not in found:
             found[name] = Rung(model=top.model, policy=name)
     return found
 
@@ -164,7 +160,7 @@ def _rungs(way: Way) -> tuple[Rung, ...]:
     return (way,) if isinstance(way, Rung) else way.rungs
 
 
-def _results(calls: Climbable, rung: int) -> list[Result]:
+def _results(calls: Recorded, rung: int) -> list[Result]:
     """Return the results of a rung without their model, by which those of two rungs were no pair."""
     said = calls.confidence(rung)
     table = list(calls.tables[rung])
@@ -177,7 +173,7 @@ def _results(calls: Climbable, rung: int) -> list[Result]:
 class _Guesses:
     """What the classifier says of each call at each rung; each question is asked about once a model."""
 
-    def __init__(self, calls: Climbable, base: Controller) -> None:
+    def __init__(self, calls: Recorded, base: Controller) -> None:
         self.calls, self._base = calls, base
         self._known: dict[tuple[int, str], Estimate] = {}
 
@@ -250,7 +246,7 @@ def _cost(
 
 
 def _climbed(
-    cascade: Cascade, calls: Climbable, at: Mapping[Rung, Sequence[Result]], guesses: _Guesses
+    cascade: Cascade, calls: Recorded, at: Mapping[Rung, Sequence[Result]], guesses: _Guesses
 ) -> Iterator[Result]:
     agree, top = cascade.thresholds is None, cascade.rungs[-1]
     for rung in cascade.rungs[:-1]:

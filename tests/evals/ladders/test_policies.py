@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from budgetctl.evals import columns, cube, routed, routers, rungs
+from budgetctl.evals import columns, cube
+from budgetctl.evals.ladders import choices, policies, recorded, scores
 from budgetctl.evals.replay import speed_profile
 
 from budgetctl.cli import main
@@ -45,9 +46,11 @@ def called(capsys, *arguments):
     return code, json.loads(printed.out), printed.err
 
 
-def runs(rows, *policies, own="MODEL", classifier=None):
-    ways = routed.ways(policies, own=own, canonical=lambda text: str(parse(text)))
-    return routed.replay_ladders(columns.of(rows), ways, pace=PACE, base=Controller(classifier=classifier))[0]
+def runs(rows, *names, own="MODEL", classifier=None):
+    ways = policies.ways(names, own=own, canonical=lambda text: str(parse(text)))
+    return policies.replay_ladders(columns.of(rows), ways, pace=PACE, base=Controller(classifier=classifier))[
+        0
+    ]
 
 
 class Sure:
@@ -65,7 +68,7 @@ class Sure:
 
 
 def test_a_rung_takes_the_rows_of_its_model_under_its_policy():
-    found = rungs.of(columns.of(pair()), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
+    found = recorded.of(columns.of(pair()), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
     assert len(found) == 200
     assert found.column(0, "correct").mean() == 0.9
     assert [tokens.mean() for tokens in found.tokens()] == [10, 100]
@@ -73,13 +76,15 @@ def test_a_rung_takes_the_rows_of_its_model_under_its_policy():
 
 def test_a_capped_rung_is_replayed_on_the_natural_traces():
     rows = [r for i in range(4) for r in curve(f"q{i}", settled=20 * i, natural=90)]
-    found = rungs.of(columns.of(rows), [Rung.parse("toy@off"), Rung.parse("toy@cap:40")], pace=PACE)
+    found = recorded.of(columns.of(rows), [Rung.parse("toy@off"), Rung.parse("toy@cap:40")], pace=PACE)
     assert found.column(0, "correct").tolist() == [1, 0, 0, 0]
     assert found.column(1, "correct").tolist() == [1, 1, 1, 0]
 
 
 def test_questions_that_one_rung_did_not_record_are_left_out_and_counted():
-    found = rungs.of(columns.of(pair()[:-1]), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
+    found = recorded.of(
+        columns.of(pair()[:-1]), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE
+    )
     assert (len(found), found.left_out) == (199, 1)
 
 
@@ -94,7 +99,7 @@ def test_questions_that_one_rung_did_not_record_are_left_out_and_counted():
 )
 def test_a_rung_that_was_not_recorded_is_refused_with_what_was(rung, said):
     with pytest.raises(EvalError, match=said):
-        rungs.of(columns.of(pair()), [Rung.parse(rung), Rung.parse("large@full")], pace=PACE)
+        recorded.of(columns.of(pair()), [Rung.parse(rung), Rung.parse("large@full")], pace=PACE)
 
 
 # Policies
@@ -114,8 +119,8 @@ def test_a_router_by_worth_weighs_dollars_and_needs_prices():
     base = Controller(
         classifier=Sure(), prices=Prices.load({"small": FREE | {"output": 1}, "large": FREE | {"output": 5}})
     )
-    ways = routed.ways([name], own="MODEL", canonical=str)
-    found, _ = routed.replay_ladders(columns.of(rows), ways, pace=PACE, base=base)
+    ways = policies.ways([name], own="MODEL", canonical=str)
+    found, _ = policies.replay_ladders(columns.of(rows), ways, pace=PACE, base=base)
     # 100 tokens of the large one cost .0005: worth it for .77 of .001, not for .02.
     assert sum(r.rung for r in found[name]) == 20
 
@@ -135,7 +140,7 @@ def test_a_cascade_charges_the_draft_that_it_throws_away_and_waits_for_it():
 def test_without_a_recorded_confidence_the_classifier_stands_for_it_and_the_result_says_so():
     found = runs(pair(), f"{PAIR}?confident:0.5", classifier=Sure())[f"{PAIR}?confident:0.5"]
     assert sum(r.rung for r in found) == 20
-    assert all(r.notes == (routed.BEFOREHAND,) for r in found)
+    assert all(r.notes == (policies.BEFOREHAND,) for r in found)
 
 
 def test_without_confidence_and_without_a_classifier_nothing_can_be_accepted():
@@ -189,7 +194,7 @@ def test_in_a_recording_of_one_model_rungs_need_not_name_it(tmp_path, capsys):
 
 def test_ladders_of_different_last_rungs_are_not_compared():
     with pytest.raises(ConfigError, match="share their last rung"):
-        routed.ways(["a@off>b@full?agree", "a@off>c@full?agree"], own="MODEL", canonical=str)
+        policies.ways(["a@off>b@full?agree", "a@off>c@full?agree"], own="MODEL", canonical=str)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_ladders_of_different_last_rungs_are_not_compared():
 )
 def test_a_router_that_does_not_parse_says_what_is_allowed(text, said):
     with pytest.raises(ConfigError, match=said):
-        routed.Router.parse(text, model="m")
+        policies.Router.parse(text, model="m")
 
 
 def test_a_deadline_has_its_adherence_in_the_table_and_it_is_marked_modelled(tmp_path, capsys):
@@ -241,6 +246,7 @@ def test_eval_ladder_finds_a_score_that_knows(tmp_path, capsys):
         str(tmp_path / "out"),
     )
     assert (code, content["beats_mix"], content["cost_unit"]) == (0, True, "tokens")
+    assert content["crossfit"] is False
     assert content["standings"]["cost"]["position"] == pytest.approx(1)
     assert content["oracle"] == {
         "accuracy": pytest.approx(1),
@@ -328,6 +334,20 @@ def test_eval_ladder_by_agreement_takes_the_commonest_answer_and_pays_for_all_sa
     assert (second["share"], second["accuracy"], second["cost"]) == pytest.approx((0.2, 1.0, 50))
 
 
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_of_equally_common_answers_the_earliest_sample_stands_whatever_else_the_file_holds(first):
+    rows = []
+    for i, (sample, said) in ((i, vote) for i in range(40) for vote in enumerate(["7", "42"])):
+        shared = {"sample": sample, "question": f"Q{i}"}
+        rows += [
+            row(f"q{i}", "off", correct=said == "42", answer=said, model="small", coupled=False, **shared),
+            row(f"q{i}", "natural", correct=True, answer="42", model="large", **shared),
+        ]
+    rows.sort(key=lambda r: r.model != first)
+    found = recorded.of(columns.of(rows), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
+    assert choices.cascade(found, "agreement", None).kept[0].mean() == 0
+
+
 def test_dollars_come_before_tokens_where_they_are_known(tmp_path, capsys):
     rows = [r.model_copy(update={"cost_usd": r.output_tokens / 1000}) for r in pair()]
     _, content, _ = called(
@@ -382,13 +402,13 @@ class Parrot:
 
 def test_a_question_is_scored_without_what_was_recorded_of_it(monkeypatch):
     monkeypatch.setattr("budgetctl.evals.bench.predictors.linear", Parrot)
-    found = rungs.of(columns.of(pair(450)), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
-    assert routers.by_fit(found, "need") == pytest.approx(0.5)
+    found = recorded.of(columns.of(pair(450)), [Rung.parse("small@off"), Rung.parse("large@full")], pace=PACE)
+    assert scores.by_fit(found, "need") == pytest.approx(0.5)
 
 
 def test_a_score_is_fitted_on_the_recording_itself(tmp_path, capsys):
     pytest.importorskip("sklearn")
     code, content, _ = called(capsys, "eval", "ladder", written(tmp_path, pair(450)), "--rungs", PAIR)
-    assert (code, content["held_out"]) == (0, True)
+    assert (code, content["held_out"], content["crossfit"]) == (0, True, True)
     assert content["learned"] == "on the other four fifths of these questions"
     assert content["standings"]["cost"]["position"] > 0.9

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from budgetctl.evals.routing import judge
-from budgetctl.evals.sweep import Choice
+from budgetctl.evals.ladders import standing as module
+from budgetctl.evals.ladders.choices import Choice
+from budgetctl.evals.ladders.judge import judge
 
 
-def choice(score, small, large, *, cheap=None, dear=None, drafts=False, groups=None):
+def choice(score, small, large, *, cheap=None, dear=None, drafts=False, groups=None, weight=None):
     small, large = np.array(small, dtype=float), np.array(large, dtype=float)
     costs = [
         None if cost is None else np.broadcast_to(cost, small.shape).astype(float) for cost in (cheap, dear)
@@ -19,12 +20,12 @@ def choice(score, small, large, *, cheap=None, dear=None, drafts=False, groups=N
         kept=(small, costs[0]),
         sent=(large, sent),
         groups=np.arange(len(small)) if groups is None else np.array(groups),
-        weight=np.ones(len(small)),
+        weight=np.ones(len(small)) if weight is None else weight,
     )
 
 
-def judged(made, seed=0, resamples=400):
-    return judge(made, rng=np.random.default_rng(seed), resamples=resamples)
+def judged(made, seed=0, resamples=400, **options):
+    return judge(made, rng=np.random.default_rng(seed), resamples=resamples, **options)
 
 
 FOUR = {
@@ -158,3 +159,67 @@ def test_clusters_widen_the_interval():
 def test_costs_that_do_not_grow_leave_the_share_of_calls_alone():
     assert list(judged(choice(**FOUR, cheap=30, dear=10)).standings) == ["share"]
     assert list(judged(choice(**FOUR)).standings) == ["share"]
+
+
+def test_no_score_is_above_the_oracle_not_where_the_large_model_is_the_cheaper_one_on_some_calls():
+    rng = np.random.default_rng(1)
+    small, large = rng.random(300) < 0.6, rng.random(300) < 0.8
+    gain, dear = large.astype(int) - small, rng.choice([1.0, 10.0], 300)
+    free_first = np.where((gain >= 0) & (dear < 3), 2, gain)
+    for score in (free_first, gain, gain / dear, rng.random(300)):
+        found = judged(choice(score, small, large, cheap=3, dear=dear), resamples=20)
+        assert found.standings["cost"].position <= 1 + 1e-9
+    # The cheapest model that is right, call by call.
+    cost = np.where(gain > 0, dear, np.where(gain < 0, 3, np.minimum(3, dear)))
+    assert found.oracle == pytest.approx(
+        (np.maximum(small, large).mean(), cost.mean(), np.mean(cost == dear))
+    )
+
+
+def test_whether_there_is_a_gap_does_not_depend_on_how_often_a_question_was_asked():
+    rng = np.random.default_rng(0)
+    samples = np.where(np.arange(60) % 20, 1, 400)
+    of = np.repeat(np.arange(60), samples)
+    large = rng.random(60) < 0.16
+    once = judged(choice(rng.random(60), np.zeros(60), large))
+    often = judged(choice(rng.random(60)[of], 0.0 * of, large[of], groups=of, weight=1 / samples[of]))
+    assert often.gap == pytest.approx(once.gap)
+    assert [found.standings["share"].apgr is None for found in (once, often)] == [False, False]
+
+
+def test_scores_are_shuffled_with_all_calls_of_a_unit_together():
+    rng = np.random.default_rng(3)
+    score, small, large = rng.random(80), rng.random(80) < 0.5, rng.random(80) < 0.8
+    of = np.repeat(np.arange(80), 9)
+    once = judged(choice(score, small, large))
+    often = judged(choice(score[of], small[of], large[of], groups=of))
+    spread = [np.ptp(found.standings["share"].shuffled.position_range) for found in (once, often)]
+    assert spread[1] == pytest.approx(spread[0], rel=0.1)
+    p = [found.standings["share"].shuffled.p for found in (once, often)]
+    assert p[1] == pytest.approx(p[0], abs=0.05)
+
+
+def in_folds(features, gain, rng):
+    """Score each fifth of the questions by a regression on the other four, as ranks."""
+    fold, score = rng.integers(0, 5, len(gain)), np.zeros(len(gain))
+    for part in range(5):
+        rest, mine = features[fold != part], features[fold == part]
+        slope = np.linalg.solve(rest.T @ rest + 10 * np.eye(rest.shape[1]), rest.T @ gain[fold != part])
+        score[fold == part] = np.argsort(np.argsort(mine @ slope)) / len(mine)
+    return score
+
+
+def test_a_score_fitted_in_folds_has_an_interval_that_holds_the_random_mix(monkeypatch):
+    monkeypatch.setattr(module, "SHUFFLES", 2)
+    rng = np.random.default_rng(0)
+    missed = {False: 0, True: 0}
+    for seed in range(200):
+        features, lot = rng.normal(size=(200, 20)), rng.random(200)
+        small, large = lot >= 0.3, (lot < 0.3) | (lot >= 0.4)  # nothing of that is in the features
+        made = choice(in_folds(features, large * 1.0 - small - 0.2, rng), small, large)
+        for crossfit in missed:
+            low, high = judged(made, seed, 200, crossfit=crossfit).standings["share"].area_ci
+            missed[crossfit] += not low <= 0 <= high
+    # By design 10 of 200; as if the score had been given, almost three times as many.
+    assert missed[True] <= 16
+    assert missed[False] > 18

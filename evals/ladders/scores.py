@@ -1,20 +1,10 @@
-"""Scores that say how much a call wants the large model, and the choices that they make on recordings.
-
-A router's score is known before anything is asked:
+"""Scores that say how much a question wants the large model, before anything is asked.
 
 ===========  ============================================================================================
 ``need``     the estimate's p(right) at the last rung less that at the first
 ``doubt``    1 - p(right) at the first rung: all there is to say where both rungs think as they like
 a rule       a published rule (:data:`budgetctl.evals.bench.peers.PEERS`), or ``prompt-length``
 ===========  ============================================================================================
-
-A cascade's is read off the draft of the first rung, which is charged whether or not it is accepted:
-
-===============  ========================================================================================
-``confidence``   1 - recorded confidence of the draft (``confidence``, ``trial_confidence`` or ``p_top``)
-``agreement``    1 - share of the recorded samples of the first rung that give their commonest answer; all of
-                 them are charged, and that answer is the one that is kept
-===============  ========================================================================================
 
 Estimates come from a classifier as it is, or from one that was fitted five times, each time without the fifth
 of the questions that it then scores (:mod:`budgetctl.evals.bench.splits`): on what both rungs recorded, alone
@@ -29,10 +19,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from budgetctl.classifiers.targets import Example
-from budgetctl.evals.columns import Floats, Ints
-from budgetctl.evals.results import ClusterBy
-from budgetctl.evals.rungs import SIGNALS, Climbable
-from budgetctl.evals.sweep import Choice
+from budgetctl.evals.columns import Floats
+from budgetctl.evals.ladders.choices import DRAFTED, router
+from budgetctl.evals.ladders.recorded import Recorded
 
 from budgetctl.controller import Classifier
 from budgetctl.errors import ConfigError, EvalError
@@ -41,11 +30,8 @@ from budgetctl.policy import Cap, Off, parse
 from budgetctl.types import Estimate, Query
 
 ESTIMATED = ("need", "doubt")
-DRAFTED = ("confidence", "agreement")
 FOLDS = 5
 """Parts that questions are dealt into, each scored by a classifier that was fitted on the others."""
-
-Side = tuple[Floats, Floats | None]
 
 
 def rules() -> dict[str, Callable[[str], float]]:
@@ -66,107 +52,7 @@ def check(name: str) -> None:
         raise ConfigError(f"score {name!r}: allowed are {', '.join(allowed)}")
 
 
-def routed(
-    calls: Climbable, scores: Floats, costs: Sequence[Floats] | None, *, cluster_by: ClusterBy = "question"
-) -> Choice:
-    """Return the choice of a router: one call per question, its samples averaged.
-
-    Args:
-        calls: What two rungs did.
-        scores: One per question of ``calls``, in the order of :func:`asked`.
-        costs: For each rung one per call; None is unknown.
-        cluster_by: What the bootstrap draws.
-    """
-    questions, index = np.unique(calls.question, return_inverse=True)
-    counts = np.bincount(index)
-
-    def mean(values: Floats) -> Floats:
-        return np.asarray(np.bincount(index, weights=values) / counts)
-
-    small, large = (
-        (mean(calls.column(i, "correct")), None if costs is None else mean(costs[i])) for i in (0, 1)
-    )
-    return Choice(
-        score=scores,
-        small=small,
-        large=large,
-        kept=small,
-        sent=large,
-        groups=_groups(calls, questions, cluster_by=cluster_by),
-        weight=np.ones(len(questions)),
-    )
-
-
-def drafted(
-    calls: Climbable, name: str, costs: Sequence[Floats] | None, *, cluster_by: ClusterBy = "question"
-) -> Choice:
-    """Return the choice of a cascade by what was recorded of the drafts of its first rung.
-
-    Raises:
-        EvalError: That was not recorded; says what is missing.
-    """
-    if name == "agreement":
-        return _agreed(calls, costs, cluster_by=cluster_by)
-    confidence = calls.confidence(0)
-    if np.isnan(confidence).any():
-        raise EvalError(
-            f"score 'confidence': no confidence was recorded at {calls.rungs[0]} (a signal "
-            f"{', '.join(SIGNALS)} of every row), so no draft can be judged by it"
-        )
-    right = [calls.column(i, "correct") for i in (0, 1)]
-    dear = None if costs is None else costs[0] + costs[1]
-    questions, index = np.unique(calls.question, return_inverse=True)
-    return Choice(
-        score=1 - confidence,
-        small=(right[0], None if costs is None else costs[0]),
-        large=(right[1], None if costs is None else costs[1]),
-        kept=(right[0], None if costs is None else costs[0]),
-        sent=(right[1], dear),
-        groups=_groups(calls, questions, cluster_by=cluster_by)[index],
-        weight=1 / np.bincount(index)[index],
-    )
-
-
-def _agreed(calls: Climbable, costs: Sequence[Floats] | None, *, cluster_by: ClusterBy) -> Choice:
-    """Return the cascade that asks the first rung as often as it was recorded, and counts the votes."""
-    answers = calls.answers(0)
-    questions, index = np.unique(calls.question, return_inverse=True)
-    counts = np.bincount(index)
-    if answers is None or counts.min() < 2:
-        missing = "an answer of every row" if answers is None else "a second sample of every question"
-        raise EvalError(f"score 'agreement': {missing} of {calls.rungs[0]} was not recorded")
-    router = routed(calls, np.zeros(len(questions)), costs, cluster_by=cluster_by)
-    pair = index.astype(np.int64) * (int(answers.max()) + 1) + answers
-    _, first, votes = np.unique(pair, return_index=True, return_counts=True)
-    # The commonest answer of each question; of equally common ones the first in the order of answers.
-    order = np.lexsort([np.arange(len(votes)), -votes, index[first]])
-    best = order[np.unique(index[first][order], return_index=True)[1]]
-    share = votes[best] / counts
-    kept = calls.column(0, "correct")[first[best]]
-    (_, cheap), (right, dear) = router.small, router.large
-    spent = None if cheap is None else cheap * counts
-    return Choice(
-        score=1 - share,
-        small=router.small,
-        large=router.large,
-        kept=(kept, spent),
-        sent=(right, None if spent is None or dear is None else spent + dear),
-        groups=router.groups,
-        weight=router.weight,
-    )
-
-
-def _groups(calls: Climbable, questions: Ints, *, cluster_by: ClusterBy) -> Ints:
-    if cluster_by == "question":
-        return np.arange(len(questions))
-    named = [calls.clusters[q] for q in questions.tolist()]
-    if None in named:
-        first = calls.names[int(questions[named.index(None)])]
-        raise EvalError(f"question {first!r} names no cluster: resample by question instead")
-    return np.unique(np.array(named), return_inverse=True)[1]
-
-
-def asked(calls: Climbable) -> list[tuple[str, str]]:
+def asked(calls: Recorded) -> list[tuple[str, str]]:
     """Return (name, text) of every question, in the order of scores.
 
     Raises:
@@ -184,13 +70,13 @@ def asked(calls: Climbable) -> list[tuple[str, str]]:
     return found
 
 
-def by_rule(calls: Climbable, name: str) -> Floats:
+def by_rule(calls: Recorded, name: str) -> Floats:
     """Return what a rule says of every question."""
     rule = rules()[name]
     return np.array([rule(text) for _, text in asked(calls)])
 
 
-def by_estimate(calls: Climbable, name: str, classifier: Classifier) -> Floats:
+def by_estimate(calls: Recorded, name: str, classifier: Classifier) -> Floats:
     """Return ``need`` or ``doubt`` of every question by a classifier as it is.
 
     Raises:
@@ -231,7 +117,7 @@ def p_right(rung: Rung, estimate: Estimate) -> float:
 
 
 def by_fit(
-    calls: Climbable,
+    calls: Recorded,
     name: str,
     *,
     more: Sequence[Example] = (),
@@ -276,8 +162,8 @@ def _ranks(values: Floats) -> Floats:
     return np.asarray(((np.cumsum(counts) - counts / 2) / len(values))[index])
 
 
-def _examples(calls: Climbable) -> list[Example]:
-    choice = routed(calls, np.zeros(len(np.unique(calls.question))), None)
+def _examples(calls: Recorded) -> list[Example]:
+    choice = router(calls, np.zeros(len(np.unique(calls.question))), None)
     tokens = calls.column(-1, "reasoning_tokens")
     tokens = np.where(np.isnan(tokens), calls.column(-1, "output_tokens"), tokens)
     _, index = np.unique(calls.question, return_inverse=True)

@@ -5,53 +5,11 @@ Every curve is computed for many weightings of its calls at once, one per row: t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
-from budgetctl.evals.columns import Ints
-from budgetctl.evals.results import Floats
-
-Axis = Literal["share", "cost"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Calls that can be answered by either of two models; all arrays have one value per call.
-
-    Attributes:
-        score: The larger, the sooner a call goes to the large model.
-        small: (Right, cost) at the small model alone; right is 0 to 1, cost in dollars or tokens or None.
-        large: The same at the large one.
-        kept: The same of a call that the policy does not send up. A router's is ``small``.
-        sent: The same of one that it sends. A router's is ``large``, a cascade adds the cost of its draft.
-        groups: Number of the unit that the bootstrap draws, from 0.
-        weight: Weight of each call; calls of one question share theirs.
-    """
-
-    score: Floats
-    small: tuple[Floats, Floats | None]
-    large: tuple[Floats, Floats | None]
-    kept: tuple[Floats, Floats | None]
-    sent: tuple[Floats, Floats | None]
-    groups: Ints
-    weight: Floats
-
-    @property
-    def axes(self) -> tuple[Axis, ...]:
-        """The axes on which this can be judged; ``cost`` takes known costs and a dearer large model."""
-        if self.small[1] is None or self.large[1] is None:
-            return ("share",)
-        return ("share", "cost") if self.weight @ (self.large[1] - self.small[1]) > 0 else ("share",)
-
-
-def oracle_score(choice: Choice, axis: Axis) -> Floats:
-    """Return the score that makes the best curve on an axis: gain, or gain per cost, known afterwards."""
-    gain = choice.large[0] - choice.small[0]
-    if axis == "share" or choice.large[1] is None or choice.small[1] is None:
-        return gain
-    extra = choice.large[1] - choice.small[1]
-    return np.asarray(gain / np.maximum(extra, 1e-9 * np.abs(extra).max()))
+from budgetctl.evals.columns import Floats
+from budgetctl.evals.ladders.choices import Axis, Choice
 
 
 class Sweep:
@@ -65,32 +23,28 @@ class Sweep:
         at: Numbers of calls in the order of their scores, ``starts`` where each new score begins.
     """
 
-    def __init__(self, choice: Choice, weights: Floats, *, dealt: Ints | None = None) -> None:
+    def __init__(self, choice: Choice, weights: Floats) -> None:
         self.at = np.argsort(-choice.score, kind="stable")
         ordered = choice.score[self.at]
         self.starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        (small, cheap), (large, dear) = choice.small, choice.large
-        (kept, kept_cost), (sent, sent_cost) = choice.kept, choice.sent
-        self._weights, self._dealt = weights, dealt
+        (small, cheap), (kept, kept_cost), (sent, sent_cost) = choice.small, choice.kept, choice.sent
+        self._weights = weights
         whole = weights.sum(axis=1)[:, None]
-        self.gap: Floats = (weights @ (large - small)) / whole[:, 0]
+        self.gap: Floats = (weights @ choice.gain) / whole[:, 0]
         self.share: Floats = self._path(np.ones_like(small)) / whole
         self.gain: Floats = ((weights @ (kept - small))[:, None] + self._path(sent - kept)) / whole
         self.cost: Floats | None = None
-        if "cost" in choice.axes and cheap is not None and dear is not None:
+        if "cost" in choice.axes:
+            assert choice.extra is not None
+            assert cheap is not None
             assert kept_cost is not None
             assert sent_cost is not None
-            extra = (weights @ (dear - cheap))[:, None]
+            extra = (weights @ choice.extra)[:, None]
             self.cost = ((weights @ (kept_cost - cheap))[:, None] + self._path(sent_cost - kept_cost)) / extra
 
     def _path(self, values: Floats) -> Floats:
         """Return the running weighted sums after each score, from 0."""
-        if self._dealt is None:
-            terms = self._weights[:, self.at] * values[self.at]
-        else:
-            terms = np.broadcast_to(self._weights[0] * values, self._dealt.shape)
-            terms = np.take_along_axis(terms, self._dealt, axis=1)
-        steps = np.add.reduceat(terms, self.starts, axis=1)
+        steps = np.add.reduceat(self._weights[:, self.at] * values[self.at], self.starts, axis=1)
         return np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
 
     def x(self, axis: Axis) -> Floats:
@@ -124,3 +78,15 @@ class Sweep:
 def with_score(choice: Choice, score: Floats) -> Choice:
     """Return a router of the same models by another score."""
     return replace(choice, score=score, kept=choice.small, sent=choice.large)
+
+
+def oracle(choice: Choice, axis: Axis) -> Choice:
+    """Return the router of the same models that makes the best curve on an axis, known afterwards.
+
+    It sends calls up by what they gain or, on the axis of cost, by gain per cost: as an angle, so that calls
+    that the large model answers for less come first, unless it loses them, and then last.
+    """
+    extra = choice.extra
+    if axis == "share" or extra is None:
+        return with_score(choice, choice.gain)
+    return with_score(choice, np.arctan2(choice.gain, extra))

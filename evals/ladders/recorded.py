@@ -33,7 +33,7 @@ _KINDS = {NATURAL: "full", OFF: "off", EFFORT: "effort"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Climbable:
+class Recorded:
     """The same calls at every rung of a ladder.
 
     Attributes:
@@ -130,7 +130,7 @@ def read(
     dataset: str | None = None,
     base: Controller | None = None,
     facts_of: FactsOf = no_facts,
-) -> Climbable:
+) -> Recorded:
     """Read what cube files hold of the rungs of a ladder.
 
     Raises:
@@ -146,7 +146,7 @@ def of(
     pace: Pace,
     base: Controller | None = None,
     facts_of: FactsOf = no_facts,
-) -> Climbable:
+) -> Recorded:
     """Return what rows hold of the rungs of a ladder; see :func:`read`."""
     tables = [_table(rows, rung, pace=pace, base=base, facts_of=facts_of) for rung in rungs]
     keys = [_keys(table) for table in tables]
@@ -163,7 +163,7 @@ def of(
             texts[question] = rows.texts[text]
         if cluster >= 0 and clusters[question] is None:
             clusters[question] = rows.clusters[cluster]
-    return Climbable(
+    return Recorded(
         rungs=tuple(rungs),
         tables=tuple(tables),
         at=np.array(at, dtype=np.int64),
