@@ -7,7 +7,7 @@ after the other: ``ttft = alone + share * (in flight - 1) * service``. The share
 serves one request at a time and about 0 for one that serves all at once; it is measured like the rest.
 
 All of it is by weighted medians over recent calls: one stalled call must not move a deadline, and load
-changes over the day. How far such forecasts were off is kept as well: the 95th percentile of observed /
+changes over the day. How far such forecasts were off is kept as well: a high percentile of observed /
 predicted is the margin that deadlines are kept with (split conformal prediction, with weights that fade as in
 Barber et al., Conformal prediction beyond exchangeability, 2023).
 """

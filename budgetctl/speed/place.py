@@ -9,22 +9,26 @@ from dataclasses import dataclass
 from budgetctl.speed.samples import Samples
 from budgetctl.types import Pace
 
-LEVEL = 0.95
-"""The margin of a deadline covers this share of what was observed."""
+PLAN_LEVEL = 0.95
+"""The margin of plans covers this share of what was observed."""
+
+TAIL_LEVEL = 0.98
+"""That of what comes after a thought covers more: it is the last that can be done for a deadline, and a few
+dozen calls say little of a tail. One outlier is remembered for a few calls, two for some dozens."""
 
 ENOUGH = 3
 FEWEST_TOKENS = 8
 """A shorter response says when the first token came, but too little about the ones after it."""
 
 PLAN_MARGIN = (1.0,) * 32
-TAIL_MARGIN = (1.0,) * 30 + (1.5,) * 2
-"""What margins begin with: of so many, one outlier among the first calls is not the 95th percentile."""
+TAIL_MARGIN = (1.0,) * 126 + (1.5,) * 2
+"""What margins begin with: of so many, one outlier among the first calls does not count for long."""
 
 WIDEST = 4.0
-"""Largest margin of plans: behind it, it is not the thinking that makes calls late."""
+"""Largest margin: behind it, it is not the thinking that makes calls late."""
 
 SLOWLY = 32
-"""Half-life of margins, in calls: a 95th percentile takes more of them than a median."""
+"""Half-life of margins, in calls: a tail takes more of them than a median."""
 
 KEPT = 256
 
@@ -55,7 +59,8 @@ class Place:
 
     Attributes:
         margin: The 95th percentile of observed / planned seconds of calls with a deadline, from 1 to 4.
-        tail_margin: That of observed / forecast seconds from the end of a thought to that of its call.
+        tail_margin: The 98th percentile of observed / forecast seconds from the end of a thought to that of
+            its call, up to 4.
     """
 
     def __init__(self) -> None:
@@ -68,8 +73,8 @@ class Place:
         self._tails = Samples(half_life=SLOWLY, prior=TAIL_MARGIN)
         self._late: deque[float] = deque(maxlen=KEPT)
         self._pace: dict[int, Pace | None] = {}
-        self.margin = self._plans.quantile(LEVEL)
-        self.tail_margin = self._tails.quantile(LEVEL)
+        self.margin = self._plans.quantile(PLAN_LEVEL)
+        self.tail_margin = self._tails.quantile(TAIL_LEVEL)
 
     def observe(self, *, ttft_s: float | None, tokens: int, seconds: float, concurrency: int) -> None:
         """Learn from one request; without its first token, divide its time as the pace so far has it."""
@@ -119,8 +124,8 @@ class Place:
     def tail(self, observed: float, forecast: float) -> None:
         """Compare the seconds from the end of a thought to that of its call with their forecast."""
         if forecast > 0:
-            self._tails.add(observed / forecast)
-            self.tail_margin = self._tails.quantile(LEVEL)
+            self._tails.add(min(observed / forecast, WIDEST))
+            self.tail_margin = self._tails.quantile(TAIL_LEVEL)
 
     def deadline(self, seconds: float, deadline_s: float, *, margin: float) -> None:
         """Compare the seconds of a call with its deadline, and with what it was planned for.
@@ -131,7 +136,7 @@ class Place:
         self._pace.clear()
         self._late.append(seconds / deadline_s)
         self._plans.add(seconds * margin / deadline_s)
-        self.margin = min(max(1.0, self._plans.quantile(LEVEL)), WIDEST)
+        self.margin = min(max(1.0, self._plans.quantile(PLAN_LEVEL)), WIDEST)
 
     def adherence(self, endpoint: str, model: str) -> Adherence | None:
         """Return how well deadlines were kept; None without a call that had one."""
