@@ -49,10 +49,10 @@ $(VLLM)/.installed: tests/engines/install_vllm.py constraints.txt
 test-browser: install
 	BUDGETCTL_BROWSER=$${BUDGETCTL_BROWSER:-chromium} $(BIN)/python -m pytest -s tests/evals/test_report_browser.py
 
-# The ledger of spending limits on a real Redis server, which the tests start and stop. Nothing is installed for it:
-# where the server (TEST_REDIS_SERVER is its command) or the client library is missing, it fails and says so.
+# The ledger of spending limits on a real Redis server, which the tests start and stop: the one that comes with the
+# development extra on Linux, or TEST_REDIS_SERVER. Where there is none it fails and says so; make test skips those tests.
 test-redis: install
-	TEST_REDIS_SERVER=$${TEST_REDIS_SERVER:-redis-server} $(BIN)/python -m pytest -rs tests/ledger
+	TEST_REDIS_SERVER=$${TEST_REDIS_SERVER:-$(abspath $(BIN))/redis-server} $(BIN)/python -m pytest -rs tests/ledger
 
 # Worlds in which every certificate is wrong, in full; make test runs a sample of them.
 test-statistical: install

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ import pytest
 from budgetctl.ledger import MemoryStore, Store
 
 WANTED = os.environ.get("TEST_REDIS_SERVER") or None
-COMMAND = WANTED or "redis-server"
+INSTALLED = Path(sys.executable).with_name("redis-server")
+COMMAND = WANTED or (str(INSTALLED) if INSTALLED.exists() else "redis-server")
 Make = Callable[..., Store]
 
 
