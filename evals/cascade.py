@@ -71,7 +71,7 @@ class Cascade:
                 f"cascade {text!r}: says not when a draft is accepted; add ?ACCEPT, one of {ALLOWED}"
             )
         try:
-            rungs = tuple(_rung(part.strip(), model=model) for part in chain.split(">"))
+            rungs = tuple(rung_of(part.strip(), own=model) for part in chain.split(">"))
             if len(rungs) < 2:
                 raise ConfigError("a cascade has two rungs or more, as off>full")
             found = cls(rungs, _thresholds(how.strip(), drafts=len(rungs) - 1), model)
@@ -106,7 +106,7 @@ class Cascade:
     @property
     def chain(self) -> str:
         """The rungs alone, as ``off>full``."""
-        return ">".join(r.policy if r.model == self.own else str(r) for r in self.rungs)
+        return ">".join(name_of(rung, own=self.own) for rung in self.rungs)
 
     def at(self, *thresholds: float) -> Cascade:
         """Return the same rungs with other thresholds: one for all, or one per rung but the last."""
@@ -120,9 +120,19 @@ class Cascade:
         return f"{self.chain}?confident:{shown[0] if len(set(shown)) == 1 else '/'.join(shown)}"
 
 
-def _rung(text: str, *, model: str) -> Rung:
-    named, _, policy = text.rpartition("@")
-    return Rung(model=named or model, policy=str(parse(policy)))
+def rung_of(text: str, *, own: str) -> Rung:
+    """Return the rung that ``[MODEL@]POLICY`` names; without a model it is ``own``.
+
+    Raises:
+        ConfigError: The policy does not parse.
+    """
+    model, _, policy = text.rpartition("@")
+    return Rung(model=model or own, policy=str(parse(policy)))
+
+
+def name_of(rung: Rung, *, own: str) -> str:
+    """Return what names a rung among those of ``own``."""
+    return rung.policy if rung.model == own else str(rung)
 
 
 def _thresholds(text: str, *, drafts: int) -> tuple[float, ...] | None:

@@ -181,13 +181,7 @@ def run_replay(args: argparse.Namespace) -> int:
     for reason, count in recording.left_out.items():
         print(f"left out: {count} {reason}", file=sys.stderr)
     shown = {
-        "kind": "replay",
-        "cubes": [str(name) for name in args.cubes],
-        "dataset": args.dataset,
-        "model": args.model,
-        "policies": asked,
-        "classifier": args.classifier,
-        "speed_profile": {"ttft_s": pace.ttft_s, "s_per_token": pace.s_per_token},
+        **_shown(args, asked, pace=pace),
         "every": args.every,
         **({"presets": base.presets} if base.presets else {}),
         "left_out": dict(recording.left_out),
@@ -202,7 +196,15 @@ def _replay_ladders(
 ) -> int:
     """Replay policies with ladders among them: calls are then those that all of their rungs recorded."""
     runs, asked = eval_ladder.replayed(args, named, base=base, pace=pace, paths=paths)
-    shown = {
+    shown = _shown(args, asked, pace=pace)
+    title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
+    rows = _natural_rows(paths, args)
+    return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown)
+
+
+def _shown(args: argparse.Namespace, asked: Sequence[str], *, pace: Pace) -> dict[str, Any]:
+    """Return the settings of a replay, as its report names them."""
+    return {
         "kind": "replay",
         "cubes": [str(name) for name in args.cubes],
         "dataset": args.dataset,
@@ -211,9 +213,6 @@ def _replay_ladders(
         "classifier": args.classifier,
         "speed_profile": {"ttft_s": pace.ttft_s, "s_per_token": pace.s_per_token},
     }
-    title = "Replay of " + ", ".join(Path(name).name for name in args.cubes)
-    rows = _natural_rows(paths, args)
-    return _report(args, runs, asked=asked, questions=rows, title=title, settings=shown)
 
 
 def _report(

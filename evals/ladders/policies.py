@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from budgetctl.evals.cascade import Cascade, Climb, is_cascade
+from budgetctl.evals.cascade import Cascade, Climb, is_cascade, name_of, rung_of
 from budgetctl.evals.columns import Columns
 from budgetctl.evals.ladders.recorded import Recorded, of
 from budgetctl.evals.ladders.scores import p_right
@@ -73,23 +73,14 @@ class Router:
             raise ConfigError(f"router {text!r}: expected two rungs, of worth two or more, as A@off>B@full")
         if by == "worth" and not 0 < at < np.inf:
             raise ConfigError(f"router {text!r}: what a right answer is worth is a number above zero")
-        return cls(tuple(_rung(part, own=model) for part in parts), by, at, model)
+        return cls(tuple(rung_of(part, own=model) for part in parts), by, at, model)
 
     def __str__(self) -> str:
-        return f"{'>'.join(_name(rung, own=self.own) for rung in self.rungs)}?{self.by}:{self.at:g}"
+        return f"{'>'.join(name_of(rung, own=self.own) for rung in self.rungs)}?{self.by}:{self.at:g}"
 
 
 Way = Router | Cascade | Rung
 """How a policy of an evaluation with ladders is run."""
-
-
-def _rung(text: str, *, own: str) -> Rung:
-    model, _, policy = text.rpartition("@")
-    return Rung(model=model or own, policy=str(parse(policy)))
-
-
-def _name(rung: Rung, *, own: str) -> str:
-    return rung.policy if rung.model == own else str(rung)
 
 
 def ways(policies: Sequence[str], *, own: str, canonical: Callable[[str], str]) -> dict[str, Way]:
@@ -113,7 +104,7 @@ def ways(policies: Sequence[str], *, own: str, canonical: Callable[[str], str]) 
             )
     found: dict[str, Way] = {FULL: top}
     for ladder in ladders:
-        found |= {_name(rung, own=own): rung for rung in ladder.rungs[:-1]}
+        found |= {name_of(rung, own=own): rung for rung in ladder.rungs[:-1]}
     found |= {str(ladder): ladder for ladder in ladders}
     for text in policies:
         if not is_cascade(text) and (name := canonical(text)) not in found:
