@@ -144,6 +144,14 @@ def test_where_calls_queue_the_first_token_waits_for_all_that_are_in_flight():
     assert [pace(speeds, n).s_per_token for n in (1, 8)] == pytest.approx([0.009, 0.009])
 
 
+@pytest.mark.parametrize("short", [4, 12, 24, 48])
+def test_how_many_a_call_waits_for_does_not_depend_on_how_long_they_are(short):
+    """Each waits for seven like itself: of a second, then, all at once, of a fiftieth of one."""
+    speeds = one_after_the_other()
+    at_load(speeds, 8, ttft_s=0.1 + 7 * 0.109, s_per_token=0.00009, calls=short)
+    assert pace(speeds, 8).crowd == pytest.approx(7, rel=0.02)
+
+
 def test_where_calls_share_the_machine_the_tokens_come_slower():
     speeds = Speeds()
     at_load(speeds, 1, ttft_s=0.1, s_per_token=0.01)

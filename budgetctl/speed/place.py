@@ -68,7 +68,8 @@ class Place:
         self._all_rates = Samples()
         self._alone = Samples()
         self._service = Samples()
-        self._shares = Samples()
+        self._waits = Samples()
+        self._others = Samples()
         self._plans = Samples(half_life=SLOWLY, prior=PLAN_MARGIN)
         self._tails = Samples(half_life=SLOWLY, prior=TAIL_MARGIN)
         self._late: deque[float] = deque(maxlen=KEPT)
@@ -88,8 +89,8 @@ class Place:
         self._service.add(service)
         if concurrency > 1:
             alone = self._alone.quantile() if self._alone else 0.0
-            others = (concurrency - 1) * (alone + self._service.mean())
-            self._shares.add(max(0.0, ttft_s - alone) / others)
+            self._waits.add(max(0.0, ttft_s - alone))
+            self._others.add((concurrency - 1) * (alone + service))
         else:
             self._alone.add(ttft_s)
         if tokens >= FEWEST_TOKENS:
@@ -106,7 +107,7 @@ class Place:
         if len(self._all_rates) < ENOUGH:
             return None
         alone = self._alone.quantile() if self._alone else 0.0
-        share = self._shares.quantile() if len(self._shares) >= ENOUGH else 0.0
+        share = self._waits.mean() / self._others.mean() if len(self._waits) >= ENOUGH else 0.0
         crowd = share * (concurrency - 1)
         return Pace(
             ttft_s=alone + crowd * (alone + self._service.mean()),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 HALF_LIFE = 16
-OUTLIER = 4.0
+WINSORIZED = 0.95
 
 
 class Samples:
@@ -39,8 +39,8 @@ class Samples:
         return weighted[-1][0]
 
     def mean(self) -> float:
-        """Return the weighted mean, in which nothing counts for more than four medians."""
-        most = OUTLIER * self.quantile()
+        """Return the weighted mean, in which nothing counts for more than the 95th percentile."""
+        most = self.quantile(WINSORIZED)
         total = sum(weight for _, weight in self._weighted())
         return sum(min(value, most) * weight for value, weight in self._weighted()) / total
 
