@@ -2,8 +2,8 @@
 
 Without ``--split``, classifiers are judged as they are, on all examples. With it the recipe of the shipped
 weights is fitted anew on one part of the examples, calibrated on another and judged on a third: ``random``
-(unseen questions), ``tasks`` (unseen task types), ``models`` (unseen models). Published rules and prompt
-length are judged beside them on the same questions.
+(unseen questions), ``tasks`` (unseen task types), ``models`` (unseen models). Prompt length and the published
+rules whose packages are installed are judged beside them on the same questions.
 """
 
 from __future__ import annotations
@@ -75,8 +75,12 @@ def add(kinds: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     from budgetctl.evals.bench import resample, table
+    from budgetctl.evals.bench.peers import PEERS, packages
 
     _check(args)
+    left_out = packages(peer for peer in PEERS.values() if not peer.installed)
+    if left_out:
+        print(f"left out, not installed: {', '.join(left_out)}", file=sys.stderr)
     bootstrap = resample.Bootstrap(seed=args.seed, resamples=resample.RESAMPLES)
     in_sample: dict[str, list[str] | None] = {}
     found = _refitted(args, bootstrap) if args.split else _as_they_are(args, bootstrap, in_sample)

@@ -13,7 +13,7 @@ import numpy as np
 from budgetctl.classifiers import Classifier, fit, load, train, weights
 from budgetctl.classifiers.heuristic import HeuristicClassifier
 from budgetctl.classifiers.targets import Question
-from budgetctl.evals.bench.peers import PEERS, PROMPT_LENGTH, Peer
+from budgetctl.evals.bench.peers import PROMPT_LENGTH, Peer, installed
 from budgetctl.evals.bench.splits import Part
 from numpy.typing import NDArray
 
@@ -51,18 +51,20 @@ class Answer:
 
 
 def rules() -> list[Predictor]:
-    """Return what needs no training: the heuristic, prompt length, and the published rules."""
-    return [HeuristicClassifier(), PROMPT_LENGTH, *PEERS.values()]
+    """Return what needs no training: heuristic, prompt length, and the published rules that are installed."""
+    return [HeuristicClassifier(), PROMPT_LENGTH, *installed()]
 
 
 def answer(predictor: Predictor, question: Question, *, cluster: str, part: int = 0) -> Answer:
     """Ask a predictor."""
     said = partial(Answer, question=question, cluster=cluster, part=part)
-    started = time.perf_counter_ns()
     if isinstance(predictor, Peer):
-        score = predictor.score(question.text)
+        rule = predictor.score
+        started = time.perf_counter_ns()
+        score = rule(question.text)
         ns = time.perf_counter_ns() - started
         return said(score=score, length=score, estimate=None, named={}, ns=ns)
+    started = time.perf_counter_ns()
     estimate = predictor.estimate(Query.from_text(question.text))
     ns = time.perf_counter_ns() - started
     models = dict.fromkeys(model for model, _ in (*question.natural, *question.settled))

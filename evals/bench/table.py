@@ -27,7 +27,8 @@ p80, p90: share of tokens covered, with the model named / not named. lift: share
 blind spending that is realised, by switching thinking on and off, by caps on settled and on natural tokens.
 abstains: share of questions with a confidence below the controller's threshold. us: median microseconds of
 one prediction, on one thread.
-In brackets 95 % intervals; n/a: not known, or not something that the row says."""
+In brackets 95 % intervals over questions; they take what was fitted as given, and another draw of training
+questions would move it besides. n/a: not known, or not something that the row says."""
 
 
 def render(tables: Sequence[Table], *, in_sample: Mapping[str, Sequence[str] | None]) -> str:

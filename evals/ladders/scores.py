@@ -16,6 +16,7 @@ set errors and scores against each other even where there is nothing to learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from budgetctl.classifiers.targets import Example
@@ -29,25 +30,31 @@ from budgetctl.ladder import Rung
 from budgetctl.policy import Cap, Off, parse
 from budgetctl.types import Estimate, Query
 
+if TYPE_CHECKING:
+    from budgetctl.evals.bench.peers import Peer
+
 ESTIMATED = ("need", "doubt")
 FOLDS = 5
 """Parts that questions are dealt into, each scored by a classifier that was fitted on the others."""
 
 
-def rules() -> dict[str, Callable[[str], float]]:
-    """Return the scores that need nothing but the text, by name."""
+def rules() -> dict[str, Peer]:
+    """Return the scores that need nothing but the text, by name, installed or not."""
     from budgetctl.evals.bench.peers import PEERS, PROMPT_LENGTH
 
-    return {peer.name: peer.score for peer in (PROMPT_LENGTH, *PEERS.values())}
+    return {peer.name: peer for peer in (PROMPT_LENGTH, *PEERS.values())}
 
 
 def check(name: str) -> None:
-    """Refuse a score that there is not.
+    """Refuse a score that there is not, or whose package is not installed.
 
     Raises:
-        ConfigError: Names those there are.
+        ConfigError: Names those there are, or what to install.
     """
-    allowed = (*ESTIMATED, *DRAFTED, *rules())
+    known = rules()
+    allowed = (*ESTIMATED, *DRAFTED, *known)
+    if name in known and not known[name].installed:
+        raise ConfigError(f"score {name!r} is asked of its package: pip install {known[name].package}")
     if name not in allowed:
         raise ConfigError(f"score {name!r}: allowed are {', '.join(allowed)}")
 
@@ -72,7 +79,7 @@ def asked(calls: Recorded) -> list[tuple[str, str]]:
 
 def by_rule(calls: Recorded, name: str) -> Floats:
     """Return what a rule says of every question."""
-    rule = rules()[name]
+    rule = rules()[name].score
     return np.array([rule(text) for _, text in asked(calls)])
 
 

@@ -98,6 +98,18 @@ FAMILIES: Mapping[str, Family] = {
         module="ray",
         tests=("tests/evals/test_engines.py",),
     ),
+    "peers": Family(
+        extra="evals",
+        packages=(
+            "thinkbudget==0.1.0",
+            "thinkrouter==0.3.0",
+            "cascadeflow==1.2.0",
+            "pareto-router==0.1.0",
+            "litellm==1.106.2",
+        ),
+        module="thinkbudget",
+        tests=("tests/evals/bench/test_peers.py", "tests/evals/test_recorded_figures.py"),
+    ),
     "extras": Family(module="pytest", tests=("tests/packaging/test_extras.py",)),
 }
 

@@ -9,7 +9,6 @@ import pytest
 from budgetctl.classifiers.targets import normalised
 from budgetctl.evals.bench import table
 from budgetctl.evals.bench.compare import CURVE, Comparison, as_they_are
-from budgetctl.evals.bench.peers import PEERS
 from budgetctl.evals.bench.predictors import rules, trained_on
 from budgetctl.evals.bench.resample import Bootstrap
 from budgetctl.evals.bench.splits import SPLITS, Dealer
@@ -46,7 +45,7 @@ def knows(part, progress):
 
 def test_every_rule_has_a_row_beside_what_was_fitted():
     found, _, _ = compared("random", knows)
-    assert [row.name for row in found.rows] == ["own", "heuristic", "prompt-length", *PEERS]
+    assert [row.name for row in found.rows] == ["own", *(rule.name for rule in rules())]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -106,7 +105,7 @@ def test_the_intervals_of_unseen_task_types_are_those_of_few_clusters():
 def test_the_text_holds_every_row_and_says_what_is_in_sample(tmp_path):
     found = as_they_are(RECORDED, [PERFECT, *rules()], BOOTSTRAP)
     text = table.render([found], in_sample={"perfect": ["made-up"], "odd": None, "heuristic": []})
-    assert all(f"| {name} " in text for name in ("perfect", "heuristic", "prompt-length", *PEERS))
+    assert all(f"| {name} " in text for name in ("perfect", *(rule.name for rule in rules())))
     assert "perfect: IN-SAMPLE, its weights were made from made-up." in text
     assert "odd: the weights do not say" in text
     assert "heuristic: " not in text
