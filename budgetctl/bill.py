@@ -64,6 +64,7 @@ class Tally:
     caps: Mapping[int, CapCut]
     calls: int = 0
     failed: int = 0
+    drafts: int = 0
     unbilled: int = 0
     estimated: int = 0
     prompt: Sum = field(default_factory=Sum)
@@ -197,6 +198,7 @@ def _add(
     usage = call.usage
     tally.calls += 1
     tally.failed += call.failed
+    tally.drafts += call.draft
     if call.failed and usage == Usage():
         tally.unbilled += 1
         return
@@ -233,6 +235,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
     seconds = Sum(measured.total + modelled.total, measured.n + modelled.n)
     return {
         "failed": tally.failed,
+        "drafts": tally.drafts,
         "tokens": {
             "prompt": _whole(tally.prompt.value),
             "thinking": _whole(thinking),

@@ -40,7 +40,8 @@ class Call:
             lengths of the two texts.
         thinking_s: Measured seconds between the first token and the first token of the answer.
         e2e_s: Seconds of the whole call.
-        empty: The call succeeded, and no answer and no tool call came back.
+        draft: A rung of a ladder, whose answer was not handed on.
+        empty: The call succeeded, and no answer and no tool call came back; of a draft nobody saw that.
         failed: The call ended in an error.
         cost_usd: Dollars as recorded.
     """
@@ -49,6 +50,7 @@ class Call:
     usage: Usage = field(default_factory=Usage)
     thinking_s: float | None = None
     e2e_s: float | None = None
+    draft: bool = False
     empty: bool = False
     failed: bool = False
     cost_usd: float | None = None
@@ -157,12 +159,15 @@ def thinking_s(row: Outcome) -> float | None:
 
 def _outcome(row: Outcome) -> Call:
     failed = row.stop.reason is StopReason.ERROR
+    draft = row.ladder is not None and not row.ladder.accepted
+    unseen = failed or draft or row.stop.reason is StopReason.CALLER
     return Call(
         model=row.model,
         usage=row.usage.usage(),
         thinking_s=thinking_s(row),
         e2e_s=row.e2e_s,
-        empty=not row.answered and not failed and row.stop.reason is not StopReason.CALLER,
+        draft=draft,
+        empty=not row.answered and not unseen,
         failed=failed,
         cost_usd=row.cost_usd,
     )

@@ -141,6 +141,13 @@ def test_empty_answers_are_billed():
     assert bill["empty_answers"] == {"count": 1, "tokens": 4096, "dollars": pytest.approx(0.001 + 0.04096)}
 
 
+def test_drafts_of_ladders_are_billed_and_told_apart():
+    bill = billed(call(500, draft=True), call(3000))
+    assert (bill["calls"], bill["drafts"], bill["tokens"]["thinking"]) == (2, 1, 3500)
+    assert "2 calls, 0 of them failed, 1 drafts of ladders that went on to another" in as_text(bill)
+    assert "draft" not in as_text(billed(call(3000))).splitlines()[0]
+
+
 def test_failed_calls_are_counted_and_their_missing_tokens_are_no_gap():
     bill = billed(Call(failed=True), call(1000))
     assert (bill["calls"], bill["failed"]) == (2, 1)

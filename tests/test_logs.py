@@ -12,7 +12,7 @@ import pytest
 
 from budgetctl import logs
 from budgetctl.logs import Call, Line
-from budgetctl.outcomes import Feedback, Outcome
+from budgetctl.outcomes import Feedback, LadderRow, Outcome
 from budgetctl.types import Budget, Decision, StopReason, Timing, Usage
 
 
@@ -220,6 +220,13 @@ def test_no_thinking_took_no_time():
 def test_an_outcome_without_answer_is_empty_unless_it_failed_or_was_closed(stop, empty, failed):
     call = logs.parse(as_row(made(stop=stop, answered=False)))
     assert (call.empty, call.failed) == (empty, failed)
+
+
+def test_a_rung_whose_answer_was_not_handed_on_is_a_draft_and_no_empty_answer():
+    rung = {"id": "t", "rung": 0, "of": 2, "why": "unsure"}
+    for accepted in (False, True):
+        call = logs.parse(as_row(made(answered=False, ladder=LadderRow(**rung, accepted=accepted))))
+        assert (call.draft, call.empty) == (not accepted, accepted)
 
 
 # --- lines ------------------------------------------------------------------------------------------------
