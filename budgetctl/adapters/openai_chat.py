@@ -24,6 +24,7 @@ def render(
     *,
     caller_values: CallerValues = "pin",
     live: bool = False,
+    resumes: bool = False,
 ) -> Rendered:
     """Write ``budget`` into the parameters of ``chat.completions.create``.
 
@@ -35,5 +36,8 @@ def render(
         params: The call's own parameters; only read.
         caller_values: ``pin`` leaves what the caller set alone; ``ceiling`` may go below it, never above.
         live: Whoever renders also watches the stream and can end its thinking.
+        resumes: They can also go on with an answer that an output limit of ours cuts off.
     """
-    return _render(DIALECT, budget, capability, params, caller_values=caller_values, live=live)
+    return _render(
+        DIALECT, budget, capability, params, caller_values=caller_values, live=live, resumes=resumes
+    )

@@ -37,11 +37,13 @@ def render(
     *,
     caller_values: CallerValues = "pin",
     live: bool = False,
+    resumes: bool = False,
 ) -> Rendered:
     """Write ``budget`` into ``params`` as far as ``capability`` carries it.
 
     Args:
         live: The caller of this function watches the stream and can end its thinking.
+        resumes: It can also go on with an answer that an output limit of ours cuts off.
     """
     writer = Writer(dialect=dialect, capability=capability, params=dict(params), caller_values=caller_values)
     live = live and capability.stoppable and steerable(params)
@@ -57,7 +59,7 @@ def render(
         if budget.effort is not None:
             _effort(writer, budget.effort)
         if budget.reasoning_tokens is not None:
-            _cap(writer, budget, limits, live=live)
+            _cap(writer, budget, limits, live=live, resumes=resumes)
     _watch(writer, budget, live=live)
     return writer.result()
 
@@ -102,11 +104,12 @@ def _capped(writer: Writer) -> bool:
     return any(writer.get(path) is not None for path in cap.parameters)
 
 
-def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> None:
+def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool, resumes: bool) -> None:
     capability = writer.capability
     assert budget.reasoning_tokens is not None
     limit = (_number(writer.get(limits[0])) if limits else None) or None
-    reserve = budget.answer_tokens or capability.answer_tokens or ANSWER_TOKENS
+    known = budget.answer_tokens or capability.answer_tokens
+    reserve = known or ANSWER_TOKENS
     cap = fit_cap(budget.reasoning_tokens, limit=limit, reserve=reserve)
     engine = capability.cap if writer.dialect.engine_controls else None
     if engine is not None and any(writer.get(path) is not None for path in engine.unless):
@@ -116,14 +119,17 @@ def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool) -> No
         _engine_cap(writer, engine, sent)
         if sent > cap:
             writer.unsupported.append(f"cap:{cap}")
-    if live and (sent is None or sent > cap or engine is None or engine.strength != "hard"):
+    cut = live and (sent is None or sent > cap or engine is None or engine.strength != "hard")
+    if cut:
         writer.act(ABORT_CONTINUE, cap, "hard")
     elif sent is None and not writer.silent:
         writer.unsupported.append("cap")
         _effort_for_cap(writer, cap)
     need = with_grace(cap) + reserve
     default = capability.default_output_tokens
-    if limit is None and default is not None and need > default and _caps(writer):
+    short = default is not None and need > default and _caps(writer)
+    # A server, or a proxy before it, may overlook that the stream was closed: then it stops here by itself.
+    if limit is None and (short or (cut and resumes and known is not None)):
         writer.put(capability.output_limit, need, "hard")
 
 

@@ -88,7 +88,7 @@ class ChatEndpoint:
             return None
         [ending] = found
         own = {"model": self.model, "messages": self._messages, **self._limit()}
-        params = ending.request(own, [thought], cue="", used=0, reserve=None)
+        params = ending.request(own, [thought], close=capability.close_text, cue="", used=0, reserve=None)
         calls = self._client.chat.completions if ending.path == CHAT else self._client.completions
         return self._reply(lambda: calls.create(**params, stream=True), read=ending.as_chat)
 

@@ -82,6 +82,11 @@ class Answering:
         """Whether there is a way left of going on from a thought."""
         return bool(self._endings)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a way of going on with an answer, in the model's own text."""
+        return any(not ending.degraded for ending in self._endings)
+
     def reclosed(self) -> None:
         """Note that closing the thought did not bring an answer: from now on it begins with a cue."""
         self._cue = CUE
@@ -133,12 +138,51 @@ class Answering:
                 self.reclosed()
             return
 
+    def resume(self) -> Machine:
+        """Go on with the answer that an output limit of ours has cut off; where that fails it stays cut."""
+        for ending in self._endings:
+            if ending.degraded:
+                continue
+            try:
+                yield from self._resume(ending)
+                return
+            except Exception as error:
+                if self._ledger.current.heard:
+                    raise
+                self._note(f"not gone on with the answer ({ending.name}): {brief(error)}")
+                self._ledger.abandon()
+
+    def _resume(self, ending: Ending) -> Machine:
+        first, tag = self._ledger.first, self._session.capability.close_tag
+        params = ending.request(
+            self._session.caller_params,
+            [first.reasoning],
+            close=f"\n{tag}\n\n",  # the model has closed it by itself
+            cue=first.answer,
+            used=self._ledger.spent().output_tokens or 0,
+            reserve=self._session.budget.answer_tokens,
+        )
+        transcript = self._ledger.begin(raw=True, resumed=True)
+
+        def take(chunk: Any) -> Machine:
+            body = ending.as_chat(self._codec.dump(chunk))
+            events = transcript.feed(body)
+            self._tell(events)
+            for event in events:  # parsers that wait for a closing tag take what follows it for thinking
+                if event.kind in ("answer", "reasoning") and event.text:
+                    yield from self._delivery.say(content=event.text)
+
+        yield from read((yield self._send(ending.path, asked(params, self._session.capability))), take)
+        if transcript.empty:
+            transcript.unthink()
+
     def _end(self, ending: Ending) -> Machine:
         """Write the answer to the closed thought; close again, once, when it begins as a thought."""
         cue = self._cue
         params = ending.request(
             self._session.caller_params,
             self.thoughts,
+            close=self._session.capability.close_text,
             cue=cue,
             used=self._ledger.spent().output_tokens or 0,
             reserve=self._session.budget.answer_tokens,

@@ -107,7 +107,7 @@ class ChatCall:
     @property
     def answer(self) -> str:
         """The text of the answer, as far as it has come."""
-        return self._ledger.current.answer
+        return self._ledger.answer
 
     def run(self) -> Machine:
         """Drive the call. Emits chunks, or one completion when the caller wants it whole."""
@@ -177,7 +177,7 @@ class ChatCall:
             self._hear(body)
             if self._asks_usage and not body.get("choices") and body.get("usage"):
                 return False  # asked for by us alone
-            yield from self._passage.show(body, chunk, missing=self._missing())
+            yield from self._passage.show(body, chunk, missing=self._missing() or self._cut_short())
             if self._passage.rethinking:
                 if self._reclosed():
                     yield from self._passage.reclose()
@@ -230,6 +230,11 @@ class ChatCall:
             yield from self._answering.take(Step.CONTINUE)
         elif self._passage.spoilt:
             yield from self._own_again()
+        elif self._cut_short():
+            self._changed = True
+            yield from self._answering.resume()
+            yield from self._end(StopReason.NATURAL if self._ledger.resumed else None)
+            return
         first = self._ledger.first
         # Closing a thought that never began, or a response of nothing at all, would only switch thinking off.
         came = first.heard or first.finish is not None
@@ -246,9 +251,12 @@ class ChatCall:
             self._notes.append(str(step) if self._changed else f"no answer came: {step}")
             self._changed = True
             yield from self._answering.take(step)
+        yield from self._end()
+
+    def _end(self, stop: StopReason | None = None) -> Machine:
         if self._changed:
             yield from self._delivery.end(self._ledger)
-        self._finish()
+        self._finish(stop)
         if self._answering.unread is not None:
             yield Emit(self._answering.unread)
         elif not self._stream:
@@ -266,6 +274,12 @@ class ChatCall:
         transcript = self._ledger.current
         ours = self._guard.ours or self._stopper.evidence is not None
         return ours and transcript.empty and transcript.finish not in _ANSWERED_OTHERWISE
+
+    def _cut_short(self) -> bool:
+        """Whether an output limit of ours has cut the answer of the first response off."""
+        first = self._ledger.first
+        resumes = self._answering.can_resume and not first.empty and not first.called
+        return resumes and self._stopper.limited
 
     def _tell(self, events: Sequence[Event]) -> None:
         if self._session.audited is None:

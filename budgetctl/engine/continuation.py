@@ -67,13 +67,19 @@ class Continuation:
             return True
         return capability.prompt_format == "chatml" and all(_plain(m) for m in messages)
 
-    def prompt(self, thoughts: Sequence[str], *, cue: str = "") -> str:
-        """Return the prompt up to the answer: every thought closed, then ``cue``."""
+    def prompt(self, thoughts: Sequence[str], *, close: str | None = None, cue: str = "") -> str:
+        """Return the prompt up to the answer: the thoughts, what closes them, then ``cue``.
+
+        Args:
+            thoughts: What was thought, piece by piece.
+            close: None is what closes a thought that was cut.
+            cue: What the answer begins with.
+        """
         capability = self._capability
         head = self._render(self._messages)
         if not head.rstrip().endswith(capability.open_tag):
             head += capability.open_text
-        return head + closed(thoughts, capability) + cue
+        return head + closed(thoughts, capability.close_text if close is None else close) + cue
 
     def params(
         self, own: Mapping[str, Any], prompt: str, *, used: int, reserve: int | None
@@ -93,10 +99,10 @@ class Continuation:
         return {**body, "prompt": prompt, "max_tokens": ANSWER_LIMIT if limit is None else limit}
 
 
-def closed(thoughts: Sequence[str], capability: Capability) -> str:
+def closed(thoughts: Sequence[str], close: str) -> str:
     """Return every thought in one, and what ends it."""
     thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(thoughts))
-    return thought + capability.close_text
+    return thought + close
 
 
 def answer_limit(params: Mapping[str, Any], *, used: int, reserve: int | None) -> int | None:

@@ -45,13 +45,21 @@ class Ending(Protocol):
     degraded: bool
 
     def request(
-        self, own: Mapping[str, Any], thoughts: Sequence[str], *, cue: str, used: int, reserve: int | None
+        self,
+        own: Mapping[str, Any],
+        thoughts: Sequence[str],
+        *,
+        close: str,
+        cue: str,
+        used: int,
+        reserve: int | None,
     ) -> dict[str, Any]:
         """Return the parameters of the call.
 
         Args:
             own: The chat call's parameters; only read.
             thoughts: What was thought, piece by piece.
+            close: What ends the thought.
             cue: What the answer begins with, if anything.
             used: Output tokens that the call has spent already.
             reserve: Tokens kept for the answer.
@@ -74,10 +82,17 @@ class RawCompletion:
         self._continuation = continuation
 
     def request(
-        self, own: Mapping[str, Any], thoughts: Sequence[str], *, cue: str, used: int, reserve: int | None
+        self,
+        own: Mapping[str, Any],
+        thoughts: Sequence[str],
+        *,
+        close: str,
+        cue: str,
+        used: int,
+        reserve: int | None,
     ) -> dict[str, Any]:
         """Return the parameters of the completion."""
-        prompt = self._continuation.prompt(thoughts, cue=cue)
+        prompt = self._continuation.prompt(thoughts, close=close, cue=cue)
         return self._continuation.params(own, prompt, used=used, reserve=reserve)
 
     def as_chat(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -97,10 +112,17 @@ class ChatContinuation:
         self._messages = messages
 
     def request(
-        self, own: Mapping[str, Any], thoughts: Sequence[str], *, cue: str, used: int, reserve: int | None
+        self,
+        own: Mapping[str, Any],
+        thoughts: Sequence[str],
+        *,
+        close: str,
+        cue: str,
+        used: int,
+        reserve: int | None,
     ) -> dict[str, Any]:
         """Return the caller's call with the assistant's turn begun, and what is left of its output limit."""
-        begun = self._capability.open_text + closed(thoughts, self._capability) + cue
+        begun = self._capability.open_text + closed(thoughts, close) + cue
         extra = dict(own.get("extra_body") or {})
         params = {**own, "messages": [*self._messages, {"role": "assistant", "content": begun}]}
         left = answer_limit({**own, **extra}, used=used, reserve=reserve)
@@ -132,7 +154,14 @@ class Reask:
         return capability.off is not None and isinstance(last, Mapping) and last.get("role") == "user"
 
     def request(
-        self, own: Mapping[str, Any], thoughts: Sequence[str], *, cue: str, used: int, reserve: int | None
+        self,
+        own: Mapping[str, Any],
+        thoughts: Sequence[str],
+        *,
+        close: str,
+        cue: str,
+        used: int,
+        reserve: int | None,
     ) -> dict[str, Any]:
         """Return the caller's call with thinking off and one turn longer."""
         *before, last = self._messages

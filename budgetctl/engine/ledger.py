@@ -20,6 +20,7 @@ class Ledger:
     Attributes:
         first: The transcript of the first response.
         current: That of the one that is being heard.
+        resumed: That one goes on with the first one's answer.
     """
 
     def __init__(self, session: Session, *, counter: Counter | None) -> None:
@@ -27,6 +28,7 @@ class Ledger:
         self._capability = session.capability
         self._counter = counter
         self._continued: Transcript | None = None
+        self.resumed = False
         self.first = self.current = self._listen()
         self._transcripts = [self.first]
         self._crowds = [session.flight.concurrency]
@@ -36,19 +38,30 @@ class Ledger:
         """Whether any response brought an answer."""
         return not all(t.empty for t in self._transcripts)
 
-    def begin(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
+    @property
+    def answer(self) -> str:
+        """The text of the answer, as far as it has come."""
+        return (self.first.answer if self.resumed else "") + self.current.answer
+
+    def begin(self, *, raw: bool = False, untagged: bool = False, resumed: bool = False) -> Transcript:
         """Begin another response and return its transcript.
 
         Args:
             raw: It goes on from the first one's thought, which is closed.
             untagged: It begins in a thought, without the opening tag.
+            resumed: It goes on with the first one's answer.
         """
+        self.resumed = resumed
         self.current = self._listen(raw=raw, untagged=untagged)
         self._transcripts.append(self.current)
         self._crowds.append(self._session.flight.concurrency)
         if raw and self._continued is None:
             self._continued = self.current
         return self.current
+
+    def abandon(self) -> None:
+        """Take the first response for all there is, since going on with it failed."""
+        self.current, self.resumed = self.first, False
 
     def _listen(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
         capability = self._capability

@@ -198,7 +198,7 @@ class Stopper:
             return self.evidence.reason
         if self._session.budget.off and any(c.strength != "none" for c in self.controls):
             return StopReason.OFF
-        if self.capped:
+        if self.capped or (self.limited and self._transcript.empty):
             return StopReason.CAP
         return StopReason.LENGTH if self._transcript.finish == "length" else StopReason.NATURAL
 
@@ -213,6 +213,12 @@ class Stopper:
         """Whether thinking reached the engine's cap."""
         cap, spent = self.engine_cap(), self._transcript.usage(visible=True).reasoning_tokens
         return cap is not None and spent is not None and spent >= cap.value
+
+    @property
+    def limited(self) -> bool:
+        """Whether the response was cut off by an output limit of ours."""
+        name = self._session.capability.output_limit
+        return self._transcript.finish == "length" and any(c.name == name for c in self.controls)
 
     @property
     def cap_sent(self) -> bool:

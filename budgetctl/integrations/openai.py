@@ -241,8 +241,15 @@ class _Request:
         capability = capability.without(self.setup.broken.get(self._place, frozenset()))
         if not self.chat:
             return openai_responses.render(budget, capability, params, caller_values=caller_values)
-        live = not self.raw and (capability.live_end or bool(self._ways(budget, capability)))
-        return openai_chat.render(budget, capability, params, caller_values=caller_values, live=live)
+        ways = () if self.raw else self._ways(budget, capability)
+        return openai_chat.render(
+            budget,
+            capability,
+            params,
+            caller_values=caller_values,
+            live=bool(ways) or (capability.live_end and not self.raw),
+            resumes=not all(way.degraded for way in ways),
+        )
 
     def mark(self, names: frozenset[str]) -> None:
         """Remember controls that do not work here."""

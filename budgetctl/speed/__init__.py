@@ -9,9 +9,10 @@ of what a request would wait for if all others took what it takes itself: both m
 the share stays where it is when calls become longer or shorter.
 
 The rest is by weighted medians over recent calls: one stalled call must not move a deadline, and load changes
-over the day; nor does it move the means, which are cut off at their 95th percentile. How far such forecasts were off is kept as well: a high percentile of observed /
-predicted is the margin that deadlines are kept with (split conformal prediction, with weights that fade as in
-Barber et al., Conformal prediction beyond exchangeability, 2023).
+over the day; nor does it move the means, which are cut off at their 95th percentile. How far such forecasts
+were off is kept as well: a high percentile of observed / predicted is the margin that deadlines are kept with
+(split conformal prediction, with weights that fade as in Barber et al., Conformal prediction beyond
+exchangeability, 2023).
 """
 
 from __future__ import annotations

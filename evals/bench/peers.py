@@ -96,7 +96,7 @@ def _pareto_router() -> Score:
 
 
 def _litellm() -> Score:
-    """Score of its complexity router; of texts that two words of reasoning lift to the top tier, its start."""
+    """Score of its complexity router; at least where the top tier begins for what it lifts there."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks the network
     module = import_module("litellm.router_strategy.complexity_router.complexity_router")
     rule = module.ComplexityRouter(model_name="", litellm_router_instance=None)

@@ -52,6 +52,7 @@ class Scripted(ThreadingHTTPServer):
         carrier: Field in which thinking travels.
         cut: Characters per chunk of an inline stream; None is one word.
         finish: Finish reason of answers.
+        keeps_limit: It ends a response at the output limit.
         control: What a request to end the running thought does; None: there is no such route.
         version: What it says at ``/version``, as vLLM does; None: there is no such route.
         owner: Who owns its models, at ``/v1/models``; None: there is no such route.
@@ -79,6 +80,7 @@ class Scripted(ThreadingHTTPServer):
         self.carrier = "reasoning_content"
         self.cut: int | None = None
         self.finish = "stop"
+        self.keeps_limit = False
         self.control: Literal["ends", "is ignored", "is refused", "hangs"] | None = None
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.ended = threading.Event()
@@ -208,7 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
             return words, (), "stop"
         if scenario == "rethinks" and cap is not None:
             return words, RETHINKS, "stop"
-        return words, self.server.answer, self.server.finish
+        answer, limit = self.server.answer, body.get("max_completion_tokens")
+        if self.server.keeps_limit and limit is not None and limit < len(words) + len(answer):
+            return words[:limit], answer[: max(0, limit - len(words))], "length"
+        return words, answer, self.server.finish
 
     def _chat(self, seen: Seen) -> Iterator[dict[str, Any]]:
         if seen.body.get("continue_final_message"):

@@ -218,11 +218,13 @@ def test_pictures_go_on_as_a_chat_turn_where_no_prompt_can_be_rendered():
 def test_a_limit_is_lowered_where_the_caller_put_it():
     row = Capability(models=("*",), endpoints=("vllm",))
     own = {"model": "m", "max_completion_tokens": 100, "extra_body": {"top_k": 3, "max_tokens": 100}}
-    sent = ChatContinuation(row, MESSAGES).request(own, ["a"], cue="", used=60, reserve=10)
+    sent = ChatContinuation(row, MESSAGES).request(own, ["a"], close="</t>", cue="", used=60, reserve=10)
     assert sent["max_completion_tokens"] == sent["extra_body"]["max_tokens"] == 40
     assert sent["extra_body"]["top_k"] == 3
     assert own["extra_body"] == {"top_k": 3, "max_tokens": 100}
-    unlimited = ChatContinuation(row, MESSAGES).request({"model": "m"}, ["a"], cue="", used=60, reserve=10)
+    unlimited = ChatContinuation(row, MESSAGES).request(
+        {"model": "m"}, ["a"], close="</t>", cue="", used=60, reserve=10
+    )
     assert set(unlimited) == {"model", "messages", "extra_body"}
 
 
@@ -270,7 +272,9 @@ def test_only_a_users_turn_can_quote_and_only_with_an_off_switch():
     assert endings(row, [*MESSAGES, {"role": "assistant", "content": "x"}], may_reask=True) == ()
     assert endings(row.model_copy(update={"off": None}), MESSAGES, may_reask=True) == ()
     parts = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
-    sent = Reask(row, parts).request({"model": "m", "messages": parts}, ["so"], cue="", used=0, reserve=None)
+    sent = Reask(row, parts).request(
+        {"model": "m", "messages": parts}, ["so"], close="</t>", cue="", used=0, reserve=None
+    )
     assert [part["type"] for part in sent["messages"][0]["content"]] == ["text", "text"]
     assert len(parts[0]["content"]) == 1
 

@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the server's helper reads /proc"),
     pytest.mark.timeout(1800),
 ]
-CALLS = 40
+CALLS = 120
 LATE = 1.1
 """The 95th percentile of a cell may be so much of its deadline."""
 

@@ -260,6 +260,80 @@ def test_where_nothing_was_answered_no_answer_has_a_time(server: Scripted, make:
         assert budgetctl.outcome(reply).timing.e2e_s is not None
 
 
+# --- An output limit of ours, for servers that overlook that a stream was closed ---
+
+POCKET = "pocket-1"
+LONG = tuple(f"word{n} " for n in range(40))
+
+
+@pytest.fixture
+def limiting(server: Scripted) -> Scripted:
+    """Keeps output limits, thinks just less than the cap of 50, and has 40 words to say."""
+    server.keeps_limit, server.thought, server.answer = True, 49, LONG
+    server.continuation = [LONG[30:]]
+    return server
+
+
+def test_where_answers_are_known_the_server_is_told_where_to_stop_by_itself(limiting: Scripted, make: Make):
+    make().chat.completions.create(model=POCKET, messages=MESSAGES)
+    make().chat.completions.create(model=QWEN, messages=MESSAGES)
+    make("full").chat.completions.create(model=POCKET, messages=MESSAGES)
+    limits = [seen.body.get("max_completion_tokens") for seen in limiting.seen if "messages" in seen.body]
+    assert limits == [55 + 24, None, None], "cap with its grace, and the 95th percentile of its answers"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_our_limit_cuts_off_goes_on(limiting: Scripted, make: Make, stream: bool):
+    reply = make().chat.completions.create(model=POCKET, messages=MESSAGES, stream=stream)
+    if stream:
+        seen = shown(reply)
+        assert (seen.content, seen.finish) == ("".join(LONG), ["stop"])
+    else:
+        assert reply.choices[0].message.content == "".join(LONG)
+        assert reply.choices[0].finish_reason == "stop"
+    first, second = limiting.seen
+    assert not first.closed_by_client
+    thought = "".join(f"step{n} " for n in range(49))
+    assert second.body["prompt"].endswith(f"{thought}\n</think>\n\n{''.join(LONG[:30])}")
+    found = budgetctl.outcome(reply)
+    assert (found.stop.reason, found.stop.extra_calls) == (StopReason.NATURAL, 1)
+    assert (found.usage.reasoning_tokens, found.usage.answer_tokens) == (49, 40)
+    assert not found.stop.degraded
+
+
+def test_an_answer_that_ends_where_our_limit_is_gets_nothing_more(limiting: Scripted, make: Make):
+    limiting.continuation = [()]
+    reply = make().chat.completions.create(model=POCKET, messages=MESSAGES)
+    assert reply.choices[0].message.content == "".join(LONG[:30])
+    assert reply.choices[0].finish_reason == "stop"
+    assert len(limiting.seen) == 2
+
+
+def test_an_answer_that_nothing_goes_on_with_stays_cut_off_and_says_so(limiting: Scripted, make: Make):
+    limiting.scenario = "no completions"
+    stream = make().chat.completions.create(model=POCKET, messages=MESSAGES, stream=True)
+    seen = shown(stream)
+    assert (seen.content, seen.finish) == ("".join(LONG[:30]), ["length"])
+    assert (
+        "not gone on with the answer (raw_completions): NotFoundError" in budgetctl.outcome(stream).fallback
+    )
+
+
+def test_a_limit_of_the_callers_own_is_theirs(limiting: Scripted, make: Make):
+    reply = make().chat.completions.create(model=POCKET, messages=MESSAGES, max_completion_tokens=79)
+    assert reply.choices[0].finish_reason == "length"
+    assert [seen.body["max_completion_tokens"] for seen in limiting.seen] == [79]
+
+
+def test_a_thought_that_runs_into_our_limit_was_capped(limiting: Scripted, make: Make):
+    """Deltas of several tokens are counted as fewer than they are."""
+    limiting.thought, limiting.continuation = 400, [ANSWER]
+    client = make(tokenizer=lambda text: len(text.split()) // 2)
+    reply = client.chat.completions.create(model=POCKET, messages=MESSAGES)
+    assert reply.choices[0].message.content == TEXT
+    assert budgetctl.outcome(reply).stop.reason == StopReason.CAP
+
+
 # --- A cap of the engine: nothing to do, unless it is ignored ---
 
 
