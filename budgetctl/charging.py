@@ -39,7 +39,7 @@ class Payer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
+class Way:
     """One way of making a call."""
 
     decision: Decision
@@ -53,7 +53,7 @@ class Charge:
     Args:
         ledger: Keeps the limits.
         payer: Whose.
-        rungs: The ways of making the call, the decided one first.
+        ways: The ways of making the call, the decided one first.
         prices: What models cost.
         enforce: A limit without room refuses the call; otherwise that is only noted.
 
@@ -63,9 +63,9 @@ class Charge:
     """
 
     def __init__(
-        self, ledger: Ledger, *, payer: Payer, rungs: Sequence[Rung], prices: Prices, enforce: bool
+        self, ledger: Ledger, *, payer: Payer, ways: Sequence[Way], prices: Prices, enforce: bool
     ) -> None:
-        self.rungs = tuple(rungs)
+        self.ways = tuple(ways)
         self.note: str | None = None
         self._ledger = ledger
         self.payer = payer
@@ -80,8 +80,8 @@ class Charge:
         """Whether the store is on the other side of a network."""
         return not isinstance(self._ledger.store, MemoryStore)
 
-    def reserve(self) -> Rung:
-        """Reserve the first rung that fits and return it.
+    def reserve(self) -> Way:
+        """Reserve the first way that fits and return it.
 
         Raises:
             LimitExceeded: A limit has no room.
@@ -94,12 +94,12 @@ class Charge:
             self._held = None if late else held
         if late and held is not None:  # whom it was for is gone
             _quietly(held.release)
-        return self.rungs[0 if held is None else held.rung]
+        return self.ways[0 if held is None else held.rung]
 
     def _asked(self, *, enforce: bool = True) -> Reservation:
         try:
             return self._ledger.reserve(
-                [rung.worst for rung in self.rungs],
+                [way.worst for way in self.ways],
                 enforce=enforce,
                 prices=self._prices,
                 key=self.payer.key,
@@ -198,18 +198,18 @@ def charge(
         return None
     budget, sent = session.budget, rendered if session.enforcing else write(session.budget)
     worst = _worst(session, budget, sent, limited=True)
-    rungs = [Rung(decision=session.decision, rendered=rendered, worst=worst)]
+    ways = [Way(decision=session.decision, rendered=rendered, worst=worst)]
     cheaper = [limit.name for limit in limits if limit.exceeded == "cheaper"]
     if session.enforcing and cheaper:
         names = " or ".join(repr(name) for name in cheaper)
-        rungs += _cheaper(session, f"limit {names}", write, least=worst.output_tokens)
+        ways += _cheaper(session, f"limit {names}", write, least=worst.output_tokens)
     prices = session.controller.prices
-    return Charge(ledger, payer=payer, rungs=rungs, prices=prices, enforce=session.enforcing)
+    return Charge(ledger, payer=payer, ways=ways, prices=prices, enforce=session.enforcing)
 
 
 def _cheaper(
     session: Session, limit: str, write: Callable[[Budget], Rendered], *, least: int
-) -> Iterator[Rung]:
+) -> Iterator[Way]:
     """Yield the same call with less and less thinking, as far as the model can be held to it.
 
     Args:
@@ -228,7 +228,7 @@ def _cheaper(
         worst = _worst(session, budget, rendered, limited=False)
         if worst.output_tokens < least:
             least = worst.output_tokens
-            yield Rung(decision=_changed(decision, budget, situation), rendered=rendered, worst=worst)
+            yield Way(decision=_changed(decision, budget, situation), rendered=rendered, worst=worst)
 
 
 def _situation(session: Session) -> Situation:

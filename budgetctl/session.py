@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from budgetctl.audit import Audits
     from budgetctl.callbacks import Callbacks
     from budgetctl.capabilities import Capability
-    from budgetctl.charging import Charge, Rung
+    from budgetctl.charging import Charge, Way
     from budgetctl.controller import Controller
     from budgetctl.conversation import Conversation, Conversations, LastCall
     from budgetctl.names import Alias
@@ -266,7 +266,7 @@ class Session:
         if self.charge is None:
             return False
         try:
-            rung = self.charge.reserve()
+            way = self.charge.reserve()
         except BudgetctlError as error:
             if self.audited is None:
                 self._refused(error)
@@ -274,7 +274,7 @@ class Session:
             raise
         if self.charge.note is not None:
             self.decision = replace(self.decision, reasons=(*self.decision.reasons, self.charge.note))
-        return rung is not self.charge.rungs[0] and self._take(rung)
+        return way is not self.charge.ways[0] and self._take(way)
 
     def settle(self, error: BaseException | None = None) -> None:
         """Charge what the finished call has used; what is not known of it, as it was reserved. Never fails.
@@ -292,11 +292,11 @@ class Session:
         if self.charge is not None:
             self.charge.release()
 
-    def _take(self, rung: Rung) -> bool:
+    def _take(self, way: Way) -> bool:
         """Make the call a cheaper one."""
-        self.decision, self.budget = rung.decision, rung.decision.budget
-        self.params, self.controls = rung.rendered.params, rung.rendered.controls
-        self.unsupported, self.pinned = rung.rendered.unsupported, rung.rendered.pinned
+        self.decision, self.budget = way.decision, way.decision.budget
+        self.params, self.controls = way.rendered.params, way.rendered.controls
+        self.unsupported, self.pinned = way.rendered.unsupported, way.rendered.pinned
         if self._outer is not None:
             self._outer.decision = self.decision
         self.controller.callbacks.emit("on_decision", self.decision)
