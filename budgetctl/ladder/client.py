@@ -36,8 +36,8 @@ Private = Callable[[Query], bool]
 REMEMBERED = 10_000
 """Tool calls whose rung is known, the most recent ones."""
 
-_ALSO_SAID = ("prediction", "metadata", "extra_body")
-"""Parameters beside the messages that may hold what somebody said."""
+_ALSO_SAID = ("prediction", "metadata", "user", "safety_identifier", "prompt_cache_key", "extra_body")
+"""Parameters beside the messages that may hold what somebody said, or who it was."""
 
 _NO_TEXT = ("role", "type", "id", "tool_call_id")
 
@@ -73,8 +73,8 @@ def over(
         accept: Judges drafts: :class:`Confident`, :class:`Agreement`, :class:`Verified`, or your own.
         local: The models that a private query may go to.
         private: All queries, or those that a function says it of: it is asked about every message of a call,
-            and its ``prediction``, ``metadata`` and ``extra_body``, as the text of a query. One that fails
-            has said yes. A configured route may be private as well.
+            and its ``prediction``, ``metadata``, ``extra_body`` and names of the user, as the text of a
+            query. One that fails has said yes. A configured route may be private as well.
         hedge_s: Seconds after which the next rung is started beside one whose draft has not come.
         certificate: File of a certificate of this ladder. It says what ``accept`` would. A turn that is not
             what was certified asks the last rung alone; the outcome says why, and ``strict=True`` raises
@@ -216,7 +216,7 @@ class Setup:
         if self.private is False:
             return False
         try:
-            others = (params[name] for name in _ALSO_SAID if isinstance(params.get(name), Mapping))
+            others = (params[name] for name in _ALSO_SAID if isinstance(params.get(name), Mapping | str))
             texts = (_text(part) for part in (*params["messages"], *others))
             return any(bool(self.private(replace(query, text=text))) for text in (query.text, *texts))
         except Exception as error:
@@ -293,12 +293,14 @@ class Setup:
 
 
 def _text(part: Any) -> str:
-    """Return all that a message says: its strings as they were written, and the whole as JSON.
+    """Return all that a message or parameter says: its strings as they were written, and the whole as JSON.
 
     In JSON alone a line break, or a letter that was escaped, would hide from a search for words.
     """
     if hasattr(part, "model_dump"):
         part = part.model_dump(exclude_none=True)
+    if isinstance(part, str):
+        return part
     content = part.get("content") if isinstance(part, Mapping) else None
     if isinstance(content, str) and set(part) <= {"role", "content", "tool_call_id"}:
         return content
