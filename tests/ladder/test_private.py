@@ -234,10 +234,10 @@ def breaks_lines(query: Query) -> bool:
         {"messages": [], "user": "patient Müller"},
         {"messages": [], "safety_identifier": "patient Müller"},
     ],
-    ids=(
-        ["line break", "parts", "name", "thinking", "model", "arguments", "prediction", "metadata", "body"]
-        + ["user", "safety identifier"]
-    ),
+    ids=[
+        *("line break", "parts", "name", "thinking", "model", "arguments", "prediction", "metadata", "body"),
+        *("user", "safety identifier"),
+    ],
 )
 def test_no_form_hides_what_was_said(places: tuple[RungServer, RungServer], params: dict[str, Any]):
     near, far = places
