@@ -291,7 +291,9 @@ def _worst(session: Session, budget: Budget, rendered: Rendered, *, limited: boo
     prompt = of.prompt_tokens
     if any(control.name == ABORT_CONTINUE for control in rendered.controls):
         # The thought is cut here, and comes back as the prompt of a second request.
-        prompt = 2 * prompt + with_grace(budget.reasoning_tokens or 0)
+        # So does an answer that an output limit of ours cuts off.
+        ours = any(control.name == capability.output_limit for control in rendered.controls)
+        prompt = 2 * prompt + (output if ours else with_grace(budget.reasoning_tokens or 0))
     return replace(
         of,
         prompt_tokens=prompt,

@@ -159,7 +159,7 @@ def thinking_s(row: Outcome) -> float | None:
 
 def _outcome(row: Outcome) -> Call:
     failed = row.stop.reason is StopReason.ERROR
-    draft = row.ladder is not None and not row.ladder.accepted
+    draft = row.ladder is not None and not row.ladder.accepted and not failed
     unseen = failed or draft or row.stop.reason is StopReason.CALLER
     return Call(
         model=row.model,

@@ -144,7 +144,7 @@ def test_empty_answers_are_billed():
 def test_drafts_of_ladders_are_billed_and_told_apart():
     bill = billed(call(500, draft=True), call(3000))
     assert (bill["calls"], bill["drafts"], bill["tokens"]["thinking"]) == (2, 1, 3500)
-    assert "2 calls, 0 of them failed, 1 drafts of ladders that went on to another" in as_text(bill)
+    assert "2 calls, 0 of them failed, 1 of them drafts of ladders that were not handed on" in as_text(bill)
     assert "draft" not in as_text(billed(call(3000))).splitlines()[0]
 
 

@@ -152,6 +152,32 @@ def test_how_many_a_call_waits_for_does_not_depend_on_how_long_they_are(short):
     assert pace(speeds, 8).crowd == pytest.approx(7, rel=0.02)
 
 
+@pytest.mark.parametrize("calls", [6, 20, 60])
+def test_one_stall_does_not_make_a_queue(calls):
+    speeds = Speeds()
+    at_load(speeds, 1, ttft_s=0.1, s_per_token=0.01)
+    at_load(speeds, 4, ttft_s=0.11, s_per_token=0.01, calls=calls - 1)
+    at_load(speeds, 4, ttft_s=60.0, s_per_token=0.01, calls=1)
+    assert pace(speeds, 4).crowd < 0.1
+
+
+def test_first_tokens_that_come_late_at_any_load_are_no_queue():
+    speeds, rng = Speeds(), random.Random(0)
+    for concurrency, calls in ((1, 60), (8, 200)):
+        for _ in range(calls):
+            at_load(speeds, concurrency, ttft_s=5 * rng.lognormvariate(0, 0.8), s_per_token=0.01, calls=1)
+    assert pace(speeds, 8).crowd < 1.5
+
+
+def test_where_few_calls_are_long_each_waits_for_all_others_at_most():
+    speeds = one_after_the_other()
+    for i in range(200):
+        long, behind = i % 50 == 0, 0 < i % 50 < 8
+        waits = 7.1 + 59 * behind
+        at_load(speeds, 8, ttft_s=waits, s_per_token=0.6 if long else 0.009, calls=1)
+    assert pace(speeds, 8).crowd == pytest.approx(7, rel=0.05)
+
+
 def test_where_calls_share_the_machine_the_tokens_come_slower():
     speeds = Speeds()
     at_load(speeds, 1, ttft_s=0.1, s_per_token=0.01)

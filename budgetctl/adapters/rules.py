@@ -127,9 +127,11 @@ def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool, resum
         _effort_for_cap(writer, cap)
     need = with_grace(cap) + reserve
     default = capability.default_output_tokens
-    short = default is not None and need > default and _caps(writer)
-    # A server, or a proxy before it, may overlook that the stream was closed: then it stops here by itself.
-    if limit is None and (short or (cut and resumes and known is not None)):
+    if limit is not None or default is None or not _caps(writer):
+        return
+    # A server that overlooks that the stream was closed then stops here by itself.
+    stops = cut and resumes and capability.overlooks_close and known is not None
+    if need > default or (stops and not limits and writer.get("generation_config") is None):
         writer.put(capability.output_limit, need, "hard")
 
 

@@ -129,6 +129,9 @@ class Capability(Strict):
         reasoning: Where thinking is seen: ``hidden``, in a ``field`` of its own, ``inline`` in the content;
             ``none`` where the model does not think.
         output_limit: Name of the output limit where the caller has set none.
+        overlooks_close: The server may generate on when a stream is closed. A call whose cap is kept by
+            closing it then carries an output limit as well, where ``answer_tokens`` and
+            ``default_output_tokens`` are known.
         default_output_tokens: Output limit that the server applies when none is sent; None is none.
         stream_usage: How a stream reports usage: on request (``include_usage``), ``always``, ``never``.
         natural_p99: 99th percentile of the model's natural thinking, in tokens.
@@ -157,6 +160,7 @@ class Capability(Strict):
     starts_in_think: bool = False
     reasoning: Literal["hidden", "field", "inline", "none"] = "field"
     output_limit: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    overlooks_close: bool = False
     default_output_tokens: int | None = Field(default=None, gt=0)
     stream_usage: Literal["include_usage", "always", "never"] = "include_usage"
     natural_p99: int | None = Field(default=None, gt=0)
@@ -209,6 +213,8 @@ class Capability(Strict):
             gone["effort"] = None
         if "reasoning_control" in controls:
             gone["live_end"] = False
+        if self.output_limit in controls:
+            gone["overlooks_close"] = False
         if "abort_continue" in controls or controls.intersection(self.continuation or ()):
             left = tuple(name for name in self.continuation or () if name not in controls)
             gone["continuation"] = None if "abort_continue" in controls else left or None

@@ -32,7 +32,11 @@ def _headline(bill: Mapping[str, Any]) -> list[str]:
     modelled = "modelled" if "seconds.thinking" in bill["modelled"] else "measured"
     lines = [
         f"{_calls(bill['calls'])}, {_count(bill['failed'])} of them failed"
-        + (f", {_count(bill['drafts'])} drafts of ladders that went on to another" if bill["drafts"] else ""),
+        + (
+            f", {_count(bill['drafts'])} of them drafts of ladders that were not handed on"
+            if bill["drafts"]
+            else ""
+        ),
         f"tokens: {_count(tokens['thinking'])} thinking, {_count(tokens['answer'])} answer "
         f"({_share(tokens['thinking_share'])} of the output was thinking)",
         f"dollars: {_usd(dollars['thinking'])} thinking, {_usd(dollars['total'])} in all",

@@ -79,7 +79,7 @@ def render_for(endpoint: str) -> Render:
         from budgetctl.adapters import google
 
         return google.render
-    return partial(openai_chat.render, live=True)
+    return partial(openai_chat.render, live=True, resumes=True)
 
 
 class _Either:

@@ -114,7 +114,7 @@ def _decide(
     """Decide, and render the decision as a wrapped streaming call would."""
     price = None if priced is None else priced.at(query.prompt_tokens)
     decision = controller.decide(query, facts=capability.facts(), price=price, endpoint=endpoint)
-    return decision, openai_chat.render(decision.budget, capability, {}, live=True)
+    return decision, openai_chat.render(decision.budget, capability, {}, live=True, resumes=True)
 
 
 def _table(result: dict[str, Any], model: str | None) -> str:

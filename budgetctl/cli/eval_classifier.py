@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     left_out = packages(peer for peer in PEERS.values() if not peer.installed)
     if left_out:
-        print(f"left out, not installed: {', '.join(left_out)}", file=sys.stderr)
+        print(f"left out, as not installed in this version: {', '.join(left_out)}", file=sys.stderr)
     bootstrap = resample.Bootstrap(seed=args.seed, resamples=resample.RESAMPLES)
     in_sample: dict[str, list[str] | None] = {}
     found = _refitted(args, bootstrap) if args.split else _as_they_are(args, bootstrap, in_sample)

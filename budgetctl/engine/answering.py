@@ -139,7 +139,7 @@ class Answering:
             return
 
     def resume(self) -> Machine:
-        """Go on with the answer that an output limit of ours has cut off; where that fails it stays cut."""
+        """Go on with an answer that an output limit of ours has cut off; where that fails it stays cut."""
         for ending in self._endings:
             if ending.degraded:
                 continue
@@ -150,29 +150,35 @@ class Answering:
                 if self._ledger.current.heard:
                     raise
                 self._note(f"not gone on with the answer ({ending.name}): {brief(error)}")
+                if status(error) in MISSING:
+                    self._on_broken(frozenset({ending.name}))
                 self._ledger.abandon()
 
     def _resume(self, ending: Ending) -> Machine:
-        first, tag = self._ledger.first, self._session.capability.close_tag
-        params = ending.request(
-            self._session.caller_params,
-            [first.reasoning],
-            close=f"\n{tag}\n\n",  # the model has closed it by itself
-            cue=first.answer,
+        first, capability = self._ledger.first, self._session.capability
+        close, begun = f"\n{capability.close_tag}\n\n", first.answer.lstrip("\n")
+        params = ending.request(  # up to where the server would have ended it without a limit
+            {**self._session.caller_params, capability.output_limit: capability.default_output_tokens},
+            [first.reasoning.rstrip("\n")],
+            close=close,
+            cue=begun,
             used=self._ledger.spent().output_tokens or 0,
-            reserve=self._session.budget.answer_tokens,
+            reserve=None,
         )
-        transcript = self._ledger.begin(raw=True, resumed=True)
+        transcript = self._ledger.begin(raw=True, lead=close + begun)
+        self._ledger.resumed = said = []
 
         def take(chunk: Any) -> Machine:
             body = ending.as_chat(self._codec.dump(chunk))
             events = transcript.feed(body)
             self._tell(events)
-            for event in events:  # parsers that wait for a closing tag take what follows it for thinking
-                if event.kind in ("answer", "reasoning") and event.text:
-                    yield from self._delivery.say(content=event.text)
+            # As it came: a tag in an answer is text, and parsers that wait for one take it all for thinking.
+            text = delta_of(body).get("content") or "".join(e.text for e in events if e.kind == "reasoning")
+            if text:
+                said.append(text)
+                yield from self._delivery.say(content=text)
 
-        yield from read((yield self._send(ending.path, asked(params, self._session.capability))), take)
+        yield from read((yield self._send(ending.path, asked(params, capability))), take)
         if transcript.empty:
             transcript.unthink()
 

@@ -233,7 +233,8 @@ class ChatCall:
         elif self._cut_short():
             self._changed = True
             yield from self._answering.resume()
-            yield from self._end(StopReason.NATURAL if self._ledger.resumed else None)
+            went_on = self._ledger.resumed is not None and self._stopper.evidence is None
+            yield from self._end(StopReason.NATURAL if went_on else None)
             return
         first = self._ledger.first
         # Closing a thought that never began, or a response of nothing at all, would only switch thinking off.
@@ -277,9 +278,11 @@ class ChatCall:
 
     def _cut_short(self) -> bool:
         """Whether an output limit of ours has cut the answer of the first response off."""
-        first = self._ledger.first
-        resumes = self._answering.can_resume and not first.empty and not first.called
-        return resumes and self._stopper.limited
+        first, default = self._ledger.first, self._session.capability.default_output_tokens
+        if not self._stopper.limited or first.empty or first.called or self._ledger.resumed is not None:
+            return False
+        # Beyond its own default the server would have ended it, too.
+        return self._answering.can_resume and (default or 0) > (self._ledger.spent().output_tokens or 0)
 
     def _tell(self, events: Sequence[Event]) -> None:
         if self._session.audited is None:
@@ -326,7 +329,7 @@ class ChatCall:
 
     def _left(self) -> StopReason | None:
         """The caller wants no more; who leaves when all has been said has ended nothing."""
-        complete = self._ledger.current.finish is not None and not self._missing()
+        complete = self._ledger.current.finish is not None and not self._missing() and not self._cut_short()
         return None if complete else StopReason.CALLER
 
 

@@ -20,7 +20,7 @@ class Ledger:
     Attributes:
         first: The transcript of the first response.
         current: That of the one that is being heard.
-        resumed: That one goes on with the first one's answer.
+        resumed: What was said by one that goes on with the first one's answer; None where none does.
     """
 
     def __init__(self, session: Session, *, counter: Counter | None) -> None:
@@ -28,7 +28,8 @@ class Ledger:
         self._capability = session.capability
         self._counter = counter
         self._continued: Transcript | None = None
-        self.resumed = False
+        self._lead = ""
+        self.resumed: list[str] | None = None
         self.first = self.current = self._listen()
         self._transcripts = [self.first]
         self._crowds = [session.flight.concurrency]
@@ -41,27 +42,29 @@ class Ledger:
     @property
     def answer(self) -> str:
         """The text of the answer, as far as it has come."""
-        return (self.first.answer if self.resumed else "") + self.current.answer
+        return self.current.answer if self.resumed is None else self.first.answer + "".join(self.resumed)
 
-    def begin(self, *, raw: bool = False, untagged: bool = False, resumed: bool = False) -> Transcript:
+    def begin(self, *, raw: bool = False, untagged: bool = False, lead: str | None = None) -> Transcript:
         """Begin another response and return its transcript.
 
         Args:
             raw: It goes on from the first one's thought, which is closed.
             untagged: It begins in a thought, without the opening tag.
-            resumed: It goes on with the first one's answer.
+            lead: What it goes on from after the thought; None is what closes a thought that was cut.
         """
-        self.resumed = resumed
         self.current = self._listen(raw=raw, untagged=untagged)
         self._transcripts.append(self.current)
         self._crowds.append(self._session.flight.concurrency)
         if raw and self._continued is None:
             self._continued = self.current
+            self._lead = self._capability.close_text if lead is None else lead
         return self.current
 
     def abandon(self) -> None:
         """Take the first response for all there is, since going on with it failed."""
-        self.current, self.resumed = self.first, False
+        self._transcripts.pop()
+        self._crowds.pop()
+        self.current, self._continued, self.resumed = self.first, None, None
 
     def _listen(self, *, raw: bool = False, untagged: bool = False) -> Transcript:
         capability = self._capability
@@ -82,7 +85,7 @@ class Ledger:
         """Return the usage of every response that was heard, the first one's always first.
 
         A response that was cut has lost its prompt count. Where its continuation reported one, the count
-        is that less the thought and its close.
+        is that less the thought and what follows it there.
         """
         visible = self._capability.known and self._capability.reasoning != "hidden"
         heard = [t for t in self._transcripts if t is self.first or t.heard or t.reported is not None]
@@ -95,7 +98,7 @@ class Ledger:
             and again.prompt_tokens
             and thought is not None
         ):
-            closing = self.first.count(self._capability.close_text)
+            closing = self.first.count(self._lead)
             usages[0] = replace(usages[0], prompt_tokens=max(0, again.prompt_tokens - thought - closing))
         return usages
 

@@ -54,6 +54,8 @@ class Passage:
         """Show a chunk, or hold it back; the end of a response is, for good, whose answer is ``missing``."""
         self._ending = self._ending or (self._transcript.finish is not None and missing)
         if self._ending:
+            if not self._transcript.empty:
+                yield from self.let_through()
             if (rest := self._delivery.labels.relabel(body)) is not None:
                 yield from self._delivery.show(rest)
         elif self._transcript.called and self._stopper.cap_sent:
@@ -111,7 +113,8 @@ class Passage:
     @property
     def _sent(self) -> bool:
         """Whether the engine was told anything about thinking."""
-        told = (c for c in self._stopper.controls if c.name not in OURS and c.name != LIVE_END)
+        others = {*OURS, LIVE_END, self._session.capability.output_limit}
+        told = (c for c in self._stopper.controls if c.name not in others)
         return any(c.strength != "none" for c in told)
 
     def _filtered(self, body: Mapping[str, Any], chunk: Any) -> Machine:

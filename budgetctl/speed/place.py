@@ -68,7 +68,7 @@ class Place:
         self._all_rates = Samples()
         self._alone = Samples()
         self._service = Samples()
-        self._waits = Samples()
+        self._crowded = Samples()
         self._others = Samples()
         self._plans = Samples(half_life=SLOWLY, prior=PLAN_MARGIN)
         self._tails = Samples(half_life=SLOWLY, prior=TAIL_MARGIN)
@@ -88,9 +88,8 @@ class Place:
         service = seconds - ttft_s
         self._service.add(service)
         if concurrency > 1:
-            alone = self._alone.quantile() if self._alone else 0.0
-            self._waits.add(max(0.0, ttft_s - alone))
-            self._others.add((concurrency - 1) * (alone + service))
+            self._crowded.add(ttft_s)
+            self._others.add((concurrency - 1) * (self._alone_s + service))
         else:
             self._alone.add(ttft_s)
         if tokens >= FEWEST_TOKENS:
@@ -106,9 +105,7 @@ class Place:
     def _measured(self, concurrency: int) -> Pace | None:
         if len(self._all_rates) < ENOUGH:
             return None
-        alone = self._alone.quantile() if self._alone else 0.0
-        share = self._waits.mean() / self._others.mean() if len(self._waits) >= ENOUGH else 0.0
-        crowd = share * (concurrency - 1)
+        alone, crowd = self._alone_s, self._share() * (concurrency - 1)
         return Pace(
             ttft_s=alone + crowd * (alone + self._service.mean()),
             s_per_token=self._rate(_level(concurrency)).quantile(),
@@ -116,6 +113,21 @@ class Place:
             crowd=crowd,
             margin=self.margin,
         )
+
+    @property
+    def _alone_s(self) -> float:
+        return self._alone.quantile() if self._alone else 0.0
+
+    def _share(self) -> float:
+        """Return the share of the other calls in flight that a request waits for.
+
+        At most all of them: beyond it, a few long calls or the load of others are behind the wait, and these
+        are the margin's.
+        """
+        if len(self._crowded) < ENOUGH:
+            return 0.0
+        alone = self._alone.mean() if self._alone else 0.0
+        return min(max(0.0, self._crowded.mean() - alone) / self._others.mean(), 1.0)
 
     def _rate(self, level: int) -> Samples:
         """Return the rates at a load; where too few are known, at the next smaller one that has them."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 HALF_LIFE = 16
+OUTLIER = 4.0
 WINSORIZED = 0.95
 
 
@@ -39,8 +40,12 @@ class Samples:
         return weighted[-1][0]
 
     def mean(self) -> float:
-        """Return the weighted mean, in which nothing counts for more than the 95th percentile."""
-        most = self.quantile(WINSORIZED)
+        """Return the weighted mean, nothing in it above the 95th percentile or four medians.
+
+        The percentile alone would let the newest of a few numbers count in full. There must be one, and none
+        below zero.
+        """
+        most = min(self.quantile(WINSORIZED), OUTLIER * self.quantile())
         total = sum(weight for _, weight in self._weighted())
         return sum(min(value, most) * weight for value, weight in self._weighted()) / total
 

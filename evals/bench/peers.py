@@ -14,6 +14,8 @@ from functools import cached_property
 from importlib import import_module, metadata
 from types import MappingProxyType
 
+from budgetctl.errors import EvalError
+
 Score = Callable[[str], float]
 
 
@@ -23,7 +25,7 @@ class Peer:
 
     Attributes:
         name: Its key in ``PEERS`` and in tables.
-        load: Returns its score, or raises ``ImportError``.
+        load: Returns its score, or raises.
         package: Its distribution and version, as ``name==version``; None is no package.
     """
 
@@ -36,8 +38,14 @@ class Peer:
         """Text to a number that grows with the difficulty it sees.
 
         Scores of two peers share no scale: only the order of texts compares.
+
+        Raises:
+            EvalError: The package cannot be asked.
         """
-        return self.load()
+        try:
+            return self.load()
+        except Exception as error:  # a package may lack what it needs, or raise what it likes
+            raise EvalError(f"{self.package} cannot be asked: {type(error).__name__}: {error}") from error
 
     @property
     def installed(self) -> bool:
@@ -126,8 +134,15 @@ PEERS: Mapping[str, Peer] = MappingProxyType({peer.name: peer for peer in _PEERS
 
 
 def installed() -> list[Peer]:
-    """Return those that can be asked here."""
-    return [peer for peer in PEERS.values() if peer.installed]
+    """Return those that are here, each of them loaded: what cannot be asked is known before any work.
+
+    Raises:
+        EvalError: One of them cannot be asked.
+    """
+    found = [peer for peer in PEERS.values() if peer.installed]
+    for peer in found:
+        _ = peer.score
+    return found
 
 
 def packages(peers: Iterable[Peer]) -> list[str]:

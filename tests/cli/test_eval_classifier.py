@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from budgetctl.evals.bench import resample
-from budgetctl.evals.bench.peers import PEERS
+from budgetctl.evals.bench.predictors import rules
 
 from budgetctl.cli import main
 
 from ..classifiers.traffic import rows, write  # noqa: TID252 - tests are no package: there is no absolute name
 
 DATA = os.environ.get("BUDGETCTL_DATA")
-RULES = ["heuristic", "prompt-length", *PEERS]
+RULES = [rule.name for rule in rules()]
 
 
 @pytest.fixture(scope="module")

@@ -319,6 +319,49 @@ def test_an_answer_that_nothing_goes_on_with_stays_cut_off_and_says_so(limiting:
     )
 
 
+def test_a_server_that_refuses_our_limit_is_asked_without_it_from_then_on(limiting: Scripted, make: Make):
+    limiting.refuses, limiting.thought = ("max_completion_tokens",), 400
+    client = make()
+    for _ in range(3):
+        client.chat.completions.create(model=POCKET, messages=MESSAGES)
+    chats = [seen.body for seen in limiting.seen if seen.path == "/chat/completions"]
+    assert ["max_completion_tokens" in body for body in chats] == [True, False, False, False]
+    assert limiting.paths.count("/completions") == 2, "and the cap is kept again"
+
+
+def test_what_an_answer_says_of_tags_is_text(limiting: Scripted, make: Make):
+    limiting.answer = ("The tag </think> closes ", *LONG)
+    limiting.continuation = [("and <think> opens ", "it: </think>", ".")]
+    stream = make().chat.completions.create(model=POCKET, messages=MESSAGES, stream=True)
+    first = "".join(limiting.answer[:30])
+    assert shown(stream).content == f"{first}and <think> opens it: </think>."
+
+
+def test_the_prompt_is_counted_without_what_it_goes_on_from(limiting: Scripted, make: Make):
+    """The raw completion's prompt of 60 tokens holds the thought and the answer so far."""
+    client = make(tokenizer=lambda text: len(text.split()))
+    stream = client.chat.completions.create(model=POCKET, messages=MESSAGES, stream=True)
+    shown(stream)
+    assert budgetctl.outcome(stream).usage.prompt_tokens == 60 + max(0, 60 - 49 - 31)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"max_tokens": -1},
+        {"extra_body": {"max_completion_tokens": 500}},
+        {"extra_body": {"generation_config": '{"max_new_tokens": 12}'}},
+    ],
+    ids=["no limit", "in the extra body", "in a generation config"],
+)
+def test_beside_a_limit_of_the_callers_own_none_of_ours_is_sent(
+    limiting: Scripted, make: Make, own: dict[str, Any]
+):
+    make().chat.completions.create(model=POCKET, messages=MESSAGES, **own)
+    sent = limiting.seen[0].body
+    assert sent.get("max_completion_tokens") == own.get("extra_body", {}).get("max_completion_tokens")
+
+
 def test_a_limit_of_the_callers_own_is_theirs(limiting: Scripted, make: Make):
     reply = make().chat.completions.create(model=POCKET, messages=MESSAGES, max_completion_tokens=79)
     assert reply.choices[0].finish_reason == "length"

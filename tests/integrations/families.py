@@ -101,6 +101,8 @@ FAMILIES: Mapping[str, Family] = {
     "peers": Family(
         extra="evals",
         packages=(
+            "scikit-learn>=1.5",
+            "scipy>=1.11",
             "thinkbudget==0.1.0",
             "thinkrouter==0.3.0",
             "cascadeflow==1.2.0",
@@ -108,7 +110,11 @@ FAMILIES: Mapping[str, Family] = {
             "litellm==1.106.2",
         ),
         module="thinkbudget",
-        tests=("tests/evals/bench/test_peers.py", "tests/evals/test_recorded_figures.py"),
+        tests=(
+            "tests/evals/bench/test_peers.py",
+            "tests/evals/test_recorded_figures.py",
+            "tests/cli/test_eval_classifier.py",
+        ),
     ),
     "extras": Family(module="pytest", tests=("tests/packaging/test_extras.py",)),
 }

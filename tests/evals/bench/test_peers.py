@@ -1,13 +1,14 @@
 """The packages themselves are asked; ``make test-integrations FAMILY=peers`` has them all."""
 
-from importlib import metadata
+from importlib import import_module, metadata
 
 import pytest
+from budgetctl.evals.bench import peers
 from budgetctl.evals.bench.peers import PEERS, PROMPT_LENGTH, Peer, installed, packages
 from budgetctl.evals.bench.predictors import rules
 from budgetctl.evals.ladders import scores
 
-from budgetctl.errors import ConfigError
+from budgetctl.errors import ConfigError, EvalError
 
 STORY = "The old man walked along the shore and thought about the letters that his daughter had sent him. "
 EASY_TO_HARD = {
@@ -79,6 +80,14 @@ def test_a_package_of_another_version_is_not_compared_with(monkeypatch):
     assert not peer.installed
 
 
+def test_a_package_that_cannot_be_asked_is_named_before_any_work(monkeypatch):
+    broken = Peer(name="p", package="p==1", load=lambda: import_module("no_such_package"))
+    monkeypatch.setattr(metadata, "version", {"p": "1"}.__getitem__)
+    monkeypatch.setattr(peers, "PEERS", {"p": broken})
+    with pytest.raises(EvalError, match="p==1 cannot be asked: ModuleNotFoundError: No module named"):
+        rules()
+
+
 def test_tables_have_the_rules_that_are_installed_and_the_others_are_named(monkeypatch):
     def missing(name):
         if name != "thinkrouter":
@@ -86,6 +95,7 @@ def test_tables_have_the_rules_that_are_installed_and_the_others_are_named(monke
         return "0.3.0"
 
     monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setitem(PEERS["thinkrouter"].__dict__, "score", len)
     assert [rule.name for rule in rules()] == ["heuristic", "prompt-length", "thinkrouter"]
     left_out = packages(peer for peer in PEERS.values() if peer not in installed())
     assert left_out[:2] == ["thinkbudget==0.1.0", "cascadeflow==1.2.0"]

@@ -264,7 +264,7 @@ def test_eval_ladder_finds_a_score_that_knows(tmp_path, capsys):
 
 def test_eval_ladder_says_that_a_score_brings_nothing(tmp_path, capsys):
     path = written(tmp_path, pair(informative=False))
-    code, content, table = called(capsys, "eval", "ladder", path, "--rungs", PAIR, "--score", "litellm")
+    code, content, table = called(capsys, "eval", "ladder", path, "--rungs", PAIR, "--score", "prompt-length")
     assert (code, content["beats_mix"]) == (1, False)
     assert "brings nothing here" in table
 
