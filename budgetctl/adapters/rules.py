@@ -127,11 +127,11 @@ def _cap(writer: Writer, budget: Budget, limits: list[str], *, live: bool, resum
         _effort_for_cap(writer, cap)
     need = with_grace(cap) + reserve
     default = capability.default_output_tokens
-    if limit is not None or default is None or not _caps(writer):
+    if limits or writer.get("generation_config") is not None or default is None or not _caps(writer):
         return
     # A server that overlooks that the stream was closed then stops here by itself.
     stops = cut and resumes and capability.overlooks_close and known is not None
-    if need > default or (stops and not limits and writer.get("generation_config") is None):
+    if need > default or stops:
         writer.put(capability.output_limit, need, "hard")
 
 

@@ -214,7 +214,7 @@ class Capability(Strict):
         if "reasoning_control" in controls:
             gone["live_end"] = False
         if self.output_limit in controls:
-            gone["overlooks_close"] = False
+            gone["overlooks_close"], gone["default_output_tokens"] = False, None
         if "abort_continue" in controls or controls.intersection(self.continuation or ()):
             left = tuple(name for name in self.continuation or () if name not in controls)
             gone["continuation"] = None if "abort_continue" in controls else left or None

@@ -13,7 +13,7 @@ from budgetctl.engine.delivery import Delivery
 from budgetctl.engine.effects import Effect, Machine, Send, read
 from budgetctl.engine.endings import CHAT, Ending
 from budgetctl.engine.ledger import Ledger
-from budgetctl.engine.opening import MISSING, OnBroken, brief, status
+from budgetctl.engine.opening import MISSING, REFUSED, OnBroken, brief, status
 from budgetctl.guard import Guard, Opening, Step, rethinks
 from budgetctl.types import Budget, Event
 
@@ -145,14 +145,17 @@ class Answering:
                 continue
             try:
                 yield from self._resume(ending)
-                return
+                if self._ledger.resumed or self._ledger.current.finish is not None:
+                    return
+                why = "the stream ended at once"
             except Exception as error:
-                if self._ledger.current.heard:
+                if self._ledger.resumed:
                     raise
-                self._note(f"not gone on with the answer ({ending.name}): {brief(error)}")
-                if status(error) in MISSING:
+                why = brief(error)
+                if status(error) in MISSING and status(error) not in REFUSED:  # it may be too long for once
                     self._on_broken(frozenset({ending.name}))
-                self._ledger.abandon()
+            self._note(f"not gone on with the answer ({ending.name}): {why}")
+            self._ledger.abandon()
 
     def _resume(self, ending: Ending) -> Machine:
         first, capability = self._ledger.first, self._session.capability

@@ -233,8 +233,7 @@ class ChatCall:
         elif self._cut_short():
             self._changed = True
             yield from self._answering.resume()
-            went_on = self._ledger.resumed is not None and self._stopper.evidence is None
-            yield from self._end(StopReason.NATURAL if went_on else None)
+            yield from self._end(self._went_on())
             return
         first = self._ledger.first
         # Closing a thought that never began, or a response of nothing at all, would only switch thinking off.
@@ -284,6 +283,12 @@ class ChatCall:
         # Beyond its own default the server would have ended it, too.
         return self._answering.can_resume and (default or 0) > (self._ledger.spent().output_tokens or 0)
 
+    def _went_on(self) -> StopReason | None:
+        """Return why thinking ended where the model has ended an answer that our limit had cut off."""
+        ledger = self._ledger
+        complete = ledger.resumed is not None and ledger.current.finish not in (None, "length")
+        return StopReason.NATURAL if complete and self._stopper.evidence is None else None
+
     def _tell(self, events: Sequence[Event]) -> None:
         if self._session.audited is None:
             for event in events:
@@ -329,6 +334,8 @@ class ChatCall:
 
     def _left(self) -> StopReason | None:
         """The caller wants no more; who leaves when all has been said has ended nothing."""
+        if self._ledger.resumed is not None and self._ledger.current.finish is not None:
+            return self._went_on()
         complete = self._ledger.current.finish is not None and not self._missing() and not self._cut_short()
         return None if complete else StopReason.CALLER
 

@@ -62,8 +62,7 @@ class Ledger:
 
     def abandon(self) -> None:
         """Take the first response for all there is, since going on with it failed."""
-        self._transcripts.pop()
-        self._crowds.pop()
+        del self._transcripts[1:], self._crowds[1:]
         self.current, self._continued, self.resumed = self.first, None, None
 
     def _listen(self, *, raw: bool = False, untagged: bool = False) -> Transcript:

@@ -329,6 +329,28 @@ def test_a_server_that_refuses_our_limit_is_asked_without_it_from_then_on(limiti
     assert limiting.paths.count("/completions") == 2, "and the cap is kept again"
 
 
+def test_a_resumed_answer_that_its_caller_leaves_at_the_end_was_complete(limiting: Scripted, make: Make):
+    for rest in (LONG[30:], ()):
+        limiting.continuation = [rest]
+        stream = make().chat.completions.create(model=POCKET, messages=MESSAGES, stream=True)
+        for chunk in stream:
+            if chunk.choices and chunk.choices[0].finish_reason:
+                break
+        stream.close()
+        assert budgetctl.outcome(stream).stop.reason == StopReason.NATURAL
+
+
+def test_an_answer_whose_prompt_cannot_be_written_stays_cut_off(limiting: Scripted, make: Make):
+    def fails(messages: Any) -> str:
+        raise ValueError("no template")
+
+    reply = make(render_prompt=fails).chat.completions.create(model=POCKET, messages=MESSAGES)
+    assert reply.choices[0].message.content == "".join(LONG[:30])
+    assert reply.choices[0].finish_reason == "length"
+    found = budgetctl.outcome(reply)
+    assert (found.stop.reason, found.stop.extra_calls) == (StopReason.LENGTH, 0)
+
+
 def test_what_an_answer_says_of_tags_is_text(limiting: Scripted, make: Make):
     limiting.answer = ("The tag </think> closes ", *LONG)
     limiting.continuation = [("and <think> opens ", "it: </think>", ".")]
