@@ -51,8 +51,8 @@ def _same(a: str, b: str) -> bool:
     letters = _CHOICE.fullmatch(a), _CHOICE.fullmatch(b)
     if letters[0] and letters[1]:
         return letters[0][1] == letters[1][1]
-    numbers = _number(a), _number(b)
-    return None not in numbers and math.isclose(*numbers, rel_tol=1e-9)  # type: ignore[arg-type]  # no None
+    x, y = _number(a), _number(b)
+    return x is not None and y is not None and math.isclose(x, y, rel_tol=1e-9)
 
 
 def _number(text: str) -> float | None:

@@ -218,7 +218,7 @@ def _budget(text: str | None) -> CubeBudget | None:
     if text is None:
         return None
     if text in ("natural", "off"):
-        return CubeBudget(kind=text)  # type: ignore[arg-type]  # narrowed by the test before
+        return CubeBudget.model_validate({"kind": text})
     if kind == "cap" and value.isdecimal():
         return CubeBudget(kind="tokens", value=int(value))
     if kind == "effort" and value:

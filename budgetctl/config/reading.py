@@ -75,8 +75,10 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     for variable, value in overrides.items():
         key = next((key for key in values if _variable(key) == variable), variable)
         below = result.get(key)
-        tables = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(below, value) if tables else value  # type: ignore[arg-type]  # it is a mapping
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
     return result
 
 

@@ -12,6 +12,7 @@ from budgetctl.channels import REASONING_FIELDS, ChatChannels
 from budgetctl.doctor.endpoint import Reply
 from budgetctl.doctor.server import PATIENCE_S, Server
 from budgetctl.engine import Transcript, endings
+from budgetctl.engine.continuation import Begun
 from budgetctl.engine.endings import CHAT
 from budgetctl.engine.stopper import CONTROL
 
@@ -88,7 +89,7 @@ class ChatEndpoint:
             return None
         [ending] = found
         own = {"model": self.model, "messages": self._messages, **self._limit()}
-        params = ending.request(own, [thought], close=capability.close_text, cue="", used=0, reserve=None)
+        params = ending.request(own, Begun(thoughts=[thought], close=capability.close_text))
         calls = self._client.chat.completions if ending.path == CHAT else self._client.completions
         return self._reply(lambda: calls.create(**params, stream=True), read=ending.as_chat)
 

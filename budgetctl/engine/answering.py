@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from budgetctl.adapters import openai_chat
 from budgetctl.adapters.base import steerable
 from budgetctl.engine.chunks import Codec, asked, delta_of
-from budgetctl.engine.continuation import CUE
+from budgetctl.engine.continuation import CUE, Begun
 from budgetctl.engine.delivery import Delivery
 from budgetctl.engine.effects import Effect, Machine, Send, read
 from budgetctl.engine.endings import CHAT, Ending
@@ -159,16 +159,16 @@ class Answering:
 
     def _resume(self, ending: Ending) -> Machine:
         first, capability = self._ledger.first, self._session.capability
-        close, begun = f"\n{capability.close_tag}\n\n", first.answer.lstrip("\n")
-        params = ending.request(  # up to where the server would have ended it without a limit
-            {**self._session.caller_params, capability.output_limit: capability.default_output_tokens},
-            [first.reasoning.rstrip("\n")],
-            close=close,
-            cue=begun,
+        begun = Begun(
+            thoughts=[first.reasoning.rstrip("\n")],
+            close=f"\n{capability.close_tag}\n\n",
+            answer=first.answer.lstrip("\n"),
             used=self._ledger.spent().output_tokens or 0,
-            reserve=None,
         )
-        transcript = self._ledger.begin(raw=True, lead=close + begun)
+        # Up to where the server would have ended it without a limit of ours.
+        own = {**self._session.caller_params, capability.output_limit: capability.default_output_tokens}
+        params = ending.request(own, begun)
+        transcript = self._ledger.begin(raw=True, lead=begun.close + begun.answer)
         self._ledger.resumed = said = []
 
         def take(chunk: Any) -> Machine:
@@ -188,14 +188,14 @@ class Answering:
     def _end(self, ending: Ending) -> Machine:
         """Write the answer to the closed thought; close again, once, when it begins as a thought."""
         cue = self._cue
-        params = ending.request(
-            self._session.caller_params,
-            self.thoughts,
+        begun = Begun(
+            thoughts=self.thoughts,
             close=self._session.capability.close_text,
-            cue=cue,
+            answer=cue,
             used=self._ledger.spent().output_tokens or 0,
             reserve=self._session.budget.answer_tokens,
         )
+        params = ending.request(self._session.caller_params, begun)
         transcript = self._ledger.begin(raw=not ending.degraded)
         yield from self._delivery.shut(self._ledger)
         opening, unsure = Opening(), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from budgetctl.capabilities import Capability
@@ -31,6 +32,31 @@ _CARRIED = (
 )
 
 RenderPrompt = Callable[[Sequence[Mapping[str, Any]]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a call has said so far, from where another request goes on.
+
+    Attributes:
+        thoughts: What was thought, piece by piece.
+        close: What ends the thought.
+        answer: What the answer begins with, if anything.
+        used: Output tokens that the call has spent already.
+        reserve: Tokens kept for the answer.
+    """
+
+    thoughts: Sequence[str]
+    close: str
+    answer: str = ""
+    used: int = 0
+    reserve: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The thoughts in one, what ends them, and the answer so far."""
+        thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(self.thoughts))
+        return thought + self.close + self.answer
 
 
 class Continuation:
@@ -67,48 +93,26 @@ class Continuation:
             return True
         return capability.prompt_format == "chatml" and all(_plain(m) for m in messages)
 
-    def prompt(self, thoughts: Sequence[str], *, close: str | None = None, cue: str = "") -> str:
-        """Return the prompt up to the answer: the thoughts, what closes them, then ``cue``.
-
-        Args:
-            thoughts: What was thought, piece by piece.
-            close: None is what closes a thought that was cut.
-            cue: What the answer begins with.
-        """
-        capability = self._capability
+    def prompt(self, begun: Begun) -> str:
+        """Return the prompt up to where the model goes on."""
         head = self._render(self._messages)
-        if not head.rstrip().endswith(capability.open_tag):
-            head += capability.open_text
-        return head + closed(thoughts, capability.close_text if close is None else close) + cue
+        if not head.rstrip().endswith(self._capability.open_tag):
+            head += self._capability.open_text
+        return head + begun.text
 
-    def params(
-        self, own: Mapping[str, Any], prompt: str, *, used: int, reserve: int | None
-    ) -> dict[str, Any]:
-        """Return the body of the completion call.
-
-        Args:
-            own: The chat call's parameters.
-            prompt: What :meth:`prompt` returned.
-            used: Output tokens that the call has spent already.
-            reserve: Tokens kept for the answer.
-        """
+    def params(self, own: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
+        """Return the body of the completion call; ``own`` are the chat call's parameters."""
         extra = own.get("extra_body")
         flat = {**own, **extra} if isinstance(extra, Mapping) else own
         body = {key: flat[key] for key in _CARRIED if flat.get(key) is not None}
-        limit = answer_limit(flat, used=used, reserve=reserve)
-        return {**body, "prompt": prompt, "max_tokens": ANSWER_LIMIT if limit is None else limit}
+        limit = answer_limit(flat, begun)
+        return {**body, "prompt": self.prompt(begun), "max_tokens": ANSWER_LIMIT if limit is None else limit}
 
 
-def closed(thoughts: Sequence[str], close: str) -> str:
-    """Return every thought in one, and what ends it."""
-    thought = "\n\n".join(t.strip("\n") if i else t.lstrip("\n") for i, t in enumerate(thoughts))
-    return thought + close
-
-
-def answer_limit(params: Mapping[str, Any], *, used: int, reserve: int | None) -> int | None:
+def answer_limit(params: Mapping[str, Any], begun: Begun) -> int | None:
     """Return what is left of the output limit of a chat call, at least the reserve; None without a limit."""
     limit = output_limit(params)
-    return None if limit is None else max(limit - used, min(reserve or 1, limit), 1)
+    return None if limit is None else max(limit - begun.used, min(begun.reserve or 1, limit), 1)
 
 
 def output_limit(params: Mapping[str, Any]) -> int | None:

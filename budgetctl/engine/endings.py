@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from budgetctl.adapters import openai_chat
 from budgetctl.capabilities import Capability
 from budgetctl.engine.chunks import as_chat
-from budgetctl.engine.continuation import COMPLETIONS, Continuation, RenderPrompt, answer_limit, closed
+from budgetctl.engine.continuation import COMPLETIONS, Begun, Continuation, RenderPrompt, answer_limit
 from budgetctl.types import Budget
 
 CHAT = "/chat/completions"
@@ -44,25 +44,12 @@ class Ending(Protocol):
     path: str
     degraded: bool
 
-    def request(
-        self,
-        own: Mapping[str, Any],
-        thoughts: Sequence[str],
-        *,
-        close: str,
-        cue: str,
-        used: int,
-        reserve: int | None,
-    ) -> dict[str, Any]:
+    def request(self, own: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
         """Return the parameters of the call.
 
         Args:
             own: The chat call's parameters; only read.
-            thoughts: What was thought, piece by piece.
-            close: What ends the thought.
-            cue: What the answer begins with, if anything.
-            used: Output tokens that the call has spent already.
-            reserve: Tokens kept for the answer.
+            begun: What the call has said so far.
         """
         ...
 
@@ -81,19 +68,9 @@ class RawCompletion:
     def __init__(self, continuation: Continuation) -> None:
         self._continuation = continuation
 
-    def request(
-        self,
-        own: Mapping[str, Any],
-        thoughts: Sequence[str],
-        *,
-        close: str,
-        cue: str,
-        used: int,
-        reserve: int | None,
-    ) -> dict[str, Any]:
+    def request(self, own: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
         """Return the parameters of the completion."""
-        prompt = self._continuation.prompt(thoughts, close=close, cue=cue)
-        return self._continuation.params(own, prompt, used=used, reserve=reserve)
+        return self._continuation.params(own, begun)
 
     def as_chat(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a chunk of the completion as one of a chat."""
@@ -111,21 +88,12 @@ class ChatContinuation:
         self._capability = capability
         self._messages = messages
 
-    def request(
-        self,
-        own: Mapping[str, Any],
-        thoughts: Sequence[str],
-        *,
-        close: str,
-        cue: str,
-        used: int,
-        reserve: int | None,
-    ) -> dict[str, Any]:
+    def request(self, own: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
         """Return the caller's call with the assistant's turn begun, and what is left of its output limit."""
-        begun = self._capability.open_text + closed(thoughts, close) + cue
+        text = self._capability.open_text + begun.text
         extra = dict(own.get("extra_body") or {})
-        params = {**own, "messages": [*self._messages, {"role": "assistant", "content": begun}]}
-        left = answer_limit({**own, **extra}, used=used, reserve=reserve)
+        params = {**own, "messages": [*self._messages, {"role": "assistant", "content": text}]}
+        left = answer_limit({**own, **extra}, begun)
         for body in (params, extra):
             body.update({name: left for name in LIMITS if body.get(name) is not None and left is not None})
         extra |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -153,19 +121,10 @@ class Reask:
         last = messages[-1] if messages else None
         return capability.off is not None and isinstance(last, Mapping) and last.get("role") == "user"
 
-    def request(
-        self,
-        own: Mapping[str, Any],
-        thoughts: Sequence[str],
-        *,
-        close: str,
-        cue: str,
-        used: int,
-        reserve: int | None,
-    ) -> dict[str, Any]:
+    def request(self, own: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
         """Return the caller's call with thinking off and one turn longer."""
         *before, last = self._messages
-        quote = QUOTE.format(thought="\n\n".join(t.strip() for t in thoughts))
+        quote = QUOTE.format(thought="\n\n".join(t.strip() for t in begun.thoughts))
         content = last.get("content")
         said = (
             [*content, {"type": "text", "text": quote}] if isinstance(content, list) else f"{content}{quote}"

@@ -234,13 +234,14 @@ class Call:
 
     async def areserve(self) -> None:
         """Do as :meth:`reserve` does, without blocking the loop."""
-        if not self._waits:
+        session = self._session
+        if session is None or not self._waits:
             self.reserve()
             return
         try:
             await apart(self.reserve)
         except asyncio.CancelledError:
-            await apart(self._session.release)  # type: ignore[union-attr]  # it waits, so there is one
+            await apart(session.release)
             raise
 
     async def asettle(self, error: BaseException | None = None) -> None:

@@ -19,6 +19,7 @@ from openai import OpenAI
 
 import budgetctl
 from budgetctl.capabilities import Capability, Table
+from budgetctl.engine.continuation import Begun
 from budgetctl.engine.endings import ChatContinuation, Reask, endings
 from budgetctl.integrations._alarm import hang_up
 from budgetctl.integrations.openai import wrap
@@ -218,13 +219,12 @@ def test_pictures_go_on_as_a_chat_turn_where_no_prompt_can_be_rendered():
 def test_a_limit_is_lowered_where_the_caller_put_it():
     row = Capability(models=("*",), endpoints=("vllm",))
     own = {"model": "m", "max_completion_tokens": 100, "extra_body": {"top_k": 3, "max_tokens": 100}}
-    sent = ChatContinuation(row, MESSAGES).request(own, ["a"], close="</t>", cue="", used=60, reserve=10)
+    begun = Begun(thoughts=["a"], close="</t>", used=60, reserve=10)
+    sent = ChatContinuation(row, MESSAGES).request(own, begun)
     assert sent["max_completion_tokens"] == sent["extra_body"]["max_tokens"] == 40
     assert sent["extra_body"]["top_k"] == 3
     assert own["extra_body"] == {"top_k": 3, "max_tokens": 100}
-    unlimited = ChatContinuation(row, MESSAGES).request(
-        {"model": "m"}, ["a"], close="</t>", cue="", used=60, reserve=10
-    )
+    unlimited = ChatContinuation(row, MESSAGES).request({"model": "m"}, begun)
     assert set(unlimited) == {"model", "messages", "extra_body"}
 
 
@@ -272,9 +272,7 @@ def test_only_a_users_turn_can_quote_and_only_with_an_off_switch():
     assert endings(row, [*MESSAGES, {"role": "assistant", "content": "x"}], may_reask=True) == ()
     assert endings(row.model_copy(update={"off": None}), MESSAGES, may_reask=True) == ()
     parts = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
-    sent = Reask(row, parts).request(
-        {"model": "m", "messages": parts}, ["so"], close="</t>", cue="", used=0, reserve=None
-    )
+    sent = Reask(row, parts).request({"model": "m", "messages": parts}, Begun(thoughts=["so"], close="</t>"))
     assert [part["type"] for part in sent["messages"][0]["content"]] == ["text", "text"]
     assert len(parts[0]["content"]) == 1
 

@@ -149,12 +149,15 @@ def test_the_continuation_is_the_servers_own_prompt(server: Served, question: An
     from transformers import AutoTokenizer
 
     from budgetctl.engine import Continuation
+    from budgetctl.engine.continuation import Begun
 
     capability = Table.load().lookup(server.model, "transformers-serve")
     messages = [{"role": "system", "content": "You are a helpful assistant."}, *question]
     tokenizer = AutoTokenizer.from_pretrained(server.model)
     theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ours = Continuation(capability, messages).prompt(["\nStep 1:"])
+    ours = Continuation(capability, messages).prompt(
+        Begun(thoughts=["\nStep 1:"], close=capability.close_text)
+    )
     assert ours == theirs + "<think>\nStep 1:" + capability.close_text
 
 
